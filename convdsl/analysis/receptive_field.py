@@ -1,0 +1,160 @@
+"""Computes what each element of a value sees of the network's inputs: size, stride and start.
+
+The algebra is that of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural
+Networks", Distill 2019, over graphs: where paths join, the field is the union over the paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from convdsl.graph import Graph, Node, Value, Variable
+from convdsl.graph.types import Shape
+from convdsl.ops import Window
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The field along one axis of an input: element o sees [start + o·stride, … + size).
+
+    A stride of 0 says that all elements see the same.
+    """
+
+    size: int
+    stride: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+    def through(self, size: int, stride: int, offset: int) -> Reach:
+        """The field of a window over elements with this field."""
+        return Reach(
+            self.size + (size - 1) * self.stride,
+            self.stride * stride,
+            self.start - offset * self.stride,
+        )
+
+    def over(self, count: int, extent: int) -> Reach:
+        """The field of ``count`` elements together, within an input of that extent."""
+        start = min(max(self.start, 0), extent)
+        end = max(min(self.end + (count - 1) * self.stride, extent), start)
+        return Reach(end - start, 0, start)
+
+    def union(self, other: Reach) -> Reach:
+        """The smallest field that covers both, which move together."""
+        start = min(self.start, other.start)
+        return Reach(max(self.end, other.end) - start, self.stride, start)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one element of a value sees of one input.
+
+    ``exact`` is False where it depends on the element (paths of different strides that join); then
+    it covers what any of them sees.
+    """
+
+    axes: tuple[Reach, ...]
+    extents: Shape = field(repr=False)
+    """The input's sizes along these axes."""
+    exact: bool = True
+
+    @property
+    def size(self) -> Shape:
+        return tuple(reach.size for reach in self.axes)
+
+    @property
+    def stride(self) -> Shape:
+        return tuple(reach.stride for reach in self.axes)
+
+    @property
+    def start(self) -> Shape:
+        return tuple(reach.start for reach in self.axes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every element sees the whole input."""
+        return all(
+            reach.stride == 0 and reach.start <= 0 and reach.end >= extent
+            for reach, extent in zip(self.axes, self.extents, strict=True)
+        )
+
+
+Fields = Mapping[Variable, Field]
+"""What a value sees, by network input; inputs that it does not depend on are left out."""
+
+
+def receptive_fields(graph: Graph) -> dict[Value, Fields]:
+    """What every value sees of the network's inputs; takes time linear in the nodes."""
+    found: dict[Value, Fields] = {variable: {} for variable in graph.variables}
+    for variable in graph.inputs:
+        own = tuple(Reach(1, 1, 0) for _ in variable.type.spatial)
+        found[variable] = {variable: Field(own, variable.type.spatial)}
+    for node in graph.nodes:
+        seen = _seen_by(node, found)
+        for value in node.outputs:
+            found[value] = seen
+    return found
+
+
+def _seen_by(node: Node, found: Mapping[Value, Fields]) -> Fields:
+    window = node.op.sees(*(value.type for value in node.data))
+    output = node.outputs[0].type.spatial
+    seen: dict[Variable, Field] = {}
+    for value in node.data:
+        for variable, before in found[value].items():
+            after = _through(before, window, value.type.spatial, output)
+            known = seen.get(variable)
+            seen[variable] = after if known is None else _joined(known, after, output)
+    return seen
+
+
+def _through(before: Field, window: Window | None, spatial: Shape, output: Shape) -> Field:
+    """The field after an op, from that of its data input."""
+    if window is None:
+        return _elementwise(before, spatial, output)
+    if window.whole or not spatial:
+        return _together(before, spatial)
+    if len(window.size) != len(before.axes):
+        return _together(before, spatial, exact=False)
+    steps = zip(before.axes, window.size, window.stride, window.offset, strict=True)
+    axes = tuple(reach.through(k, s, p) for reach, k, s, p in steps)
+    return Field(axes, before.extents, before.exact)
+
+
+def _elementwise(before: Field, spatial: Shape, output: Shape) -> Field:
+    if spatial == output:
+        return before
+    if len(spatial) != len(output) or len(spatial) != len(before.axes):
+        # Positions become features, or the other way round: they are taken together.
+        return _together(before, spatial)
+    if any(size not in (1, wanted) for size, wanted in zip(spatial, output, strict=True)):
+        return _together(before, spatial, exact=False)
+    axes = tuple(
+        reach if size == wanted else Reach(reach.size, 0, reach.start)  # repeated along the axis
+        for reach, size, wanted in zip(before.axes, spatial, output, strict=True)
+    )
+    return Field(axes, before.extents, before.exact)
+
+
+def _together(before: Field, spatial: Shape, exact: bool = True) -> Field:
+    """What all elements see."""
+    same_rank = len(spatial) == len(before.axes)
+    counts: Iterable[int] = spatial if same_rank else (1,) * len(before.axes)
+    sizes = zip(before.axes, counts, before.extents, strict=True)
+    axes = tuple(reach.over(count, extent) for reach, count, extent in sizes)
+    return Field(axes, before.extents, before.exact and exact)
+
+
+def _joined(one: Field, other: Field, output: Shape) -> Field:
+    """The union of two paths."""
+    if one.stride == other.stride:
+        axes = tuple(a.union(b) for a, b in zip(one.axes, other.axes, strict=True))
+        return Field(axes, one.extents, one.exact and other.exact)
+    a, b = _together(one, output), _together(other, output)
+    axes = tuple(p.union(q) for p, q in zip(a.axes, b.axes, strict=True))
+    exact = (one.whole and one.exact) or (other.whole and other.exact)
+    return Field(axes, one.extents, exact)

@@ -1,0 +1,121 @@
+"""The recipe: text, tree, graph, passes, plan, kernels, program; every stage can be printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convdsl import passes
+from convdsl.diagnostics import problem
+from convdsl.graph import Graph
+from convdsl.plan import Plan, Target, plan
+
+if TYPE_CHECKING:
+    from convdsl.network import Network
+    from convdsl.ops.losses import Loss
+    from convdsl.runtime.program import Program
+
+STAGES = ("ast", "graph", "plan", "python", "llvm", "asm", "ptx")
+PRECISIONS = ("fp32",)
+
+
+def compile(
+    graph: Graph,
+    target: str = "cpu",
+    batch: int = 1,
+    loss: str | Loss | None = None,
+    optimizer: object | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Program:
+    """A network's graph as a program: for inference, or for training with a loss."""
+    _check(batch, precision, optimizer)
+    lowered = lower(graph, loss, optimizer)
+    planned = plan(lowered, batch, _target(target))
+    from convdsl.runtime.program import Program
+
+    program = Program(lowered, planned, seed)
+    if target == "cuda":
+        from convdsl.runtime.cuda import CudaMachine
+
+        program.attach(CudaMachine(planned, program.variables))
+    else:
+        from convdsl.runtime.cpu import CpuMachine
+
+        program.attach(CpuMachine(planned, program.variables, threads))
+    return program
+
+
+def lower(graph: Graph, loss: str | Loss | None = None, optimizer: object | None = None) -> Graph:
+    """The graph in primitive ops: for inference, or with a loss, gradients and updates."""
+    graph = passes.specialise(graph, training=loss is not None)
+    if loss is not None:
+        graph = passes.add_loss(passes.expand(graph, keep_differentiable=True), loss)
+        graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs))
+    if isinstance(optimizer, passes.Sgd):
+        graph = passes.add_updates(graph, optimizer)
+    graph = passes.expand(graph)
+    return passes.fuse(passes.simplify(graph))
+
+
+def emit(
+    network: Network,
+    stage: str,
+    target: str = "cpu",
+    batch: int = 1,
+    train: bool = False,
+    precision: str = "fp32",
+    arch: str = "sm_80",
+) -> str:
+    """One stage of the recipe as text. Raises CompileError where the stage is not to be had."""
+    from convdsl.views import listings
+
+    _check(batch, precision, None)
+    if stage == "ast":
+        return listings.tree(network.file)
+    if stage == "graph" and not train:
+        return listings.graph(network.graph)
+    lowered = lower(network.graph, "cross_entropy" if train else None)
+    if stage == "graph":
+        return listings.graph(lowered)
+    planned = plan(lowered, batch, _target("cuda" if stage == "ptx" else target))
+    if stage == "plan":
+        return listings.plan(planned)
+    if stage == "python":
+        return "\n\n".join(kernel.source for kernel in planned.kernels)
+    return _machine_code(planned, stage, arch)
+
+
+def _machine_code(planned: Plan, stage: str, arch: str) -> str:
+    if stage == "ptx":
+        from convdsl.runtime.cuda import ptx
+
+        return "\n".join(ptx(kernel, arch) for kernel in planned.kernels)
+    if planned.target != "cpu":
+        raise problem("E510", f"`{stage}` is a stage of the cpu target; cuda has `ptx`")
+    from convdsl.runtime.cache import inspect
+
+    return "\n".join(inspect(kernel, stage) for kernel in planned.kernels)
+
+
+def _target(name: str) -> Target:
+    if name == "cpu":
+        from convdsl.kernels.cpu.target import CpuTarget
+        from convdsl.runtime.cache import host_lanes
+
+        return CpuTarget(host_lanes())
+    if name == "cuda":
+        from convdsl.kernels.cuda.target import CudaTarget
+
+        return CudaTarget()
+    raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
+
+
+def _check(batch: int, precision: str, optimizer: object | None) -> None:
+    if batch < 1:
+        raise problem("E511", f"the batch must be at least 1, not {batch}")
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise problem("E511", f"the precision `{precision}` is not to be had", f"there is {known}")
+    if optimizer is not None and not isinstance(optimizer, passes.Sgd):
+        raise problem("E511", f"{optimizer!r} is not an optimiser", "for example `convdsl.SGD()`")

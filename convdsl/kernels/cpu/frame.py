@@ -1,0 +1,37 @@
+"""The frame of a CPU kernel: how its buffers and sizes arrive.
+
+Every kernel is ``kernel(args, begin, end)``: ``args`` points at the addresses of its buffers and
+then its sizes, and [begin, end) is the part of its work that this call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convdsl.kernels.nests import INDENT
+from convdsl.plan.model import Kernel
+
+POINTER = {"float32": "floats", "int64": "ints"}
+
+
+def kernel(
+    name: str,
+    pointers: Sequence[tuple[str, str]],
+    sizes: Sequence[str],
+    body: Sequence[str],
+    doc: str,
+    options: tuple[str, ...] = (),
+    lanes: int = 0,
+) -> Kernel:
+    """A kernel from the statements of its body, which read ``begin`` and ``end``.
+
+    With ``lanes`` the body may use the functions on vectors of that many float32.
+    """
+    lines = [f"load, splat, zero, fma, lane = vectors({lanes})", "", ""] if lanes else []
+    lines += [f"def {name}(args, begin, end):", f'{INDENT}"""{doc}"""']
+    for position, (pointer, dtype) in enumerate(pointers):
+        lines.append(f"{INDENT}{pointer} = {POINTER[dtype]}(args[{position}])")
+    for position, size in enumerate(sizes, len(pointers)):
+        lines.append(f"{INDENT}{size} = args[{position}]")
+    lines += [INDENT + line for line in body]
+    return Kernel(name, tuple(pointers), tuple(sizes), "\n".join(lines) + "\n", options)

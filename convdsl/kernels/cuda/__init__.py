@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs: `numba.cuda` functions, generated per family."""

@@ -1,0 +1,88 @@
+"""What the grammar's regular expressions cannot say about tokens, and a scan for comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from lark import Token
+
+RESERVED = frozenset(
+    "net block for in if else yield expect default import input output and or not".split()
+)
+
+DEEPEST = 100
+"""How deep brackets may nest; beyond it no one reads a program, and recursion ends somewhere."""
+
+
+class TooDeep(Exception):
+    """Brackets nest deeper than `DEEPEST`; ``position`` is the offset of the one too many."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class Layout:
+    """Between Lark's lexer and its parser: line ends in brackets, and minus signs.
+
+    A newline within brackets ends no statement. A minus with a space before it and none after it
+    begins an argument (``leaky_relu -0.1``); in brackets, where arguments are rare, it does so only
+    for an op after an arrow and subtracts elsewhere.
+    """
+
+    always_accept: ClassVar[tuple[str, ...]] = ()
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        depth = braces = 0
+        before = last = ""
+        for token in stream:
+            kind = token.type
+            if kind in ("LPAR", "CALL", "LSQB", "INDEX"):
+                depth += 1
+            elif kind in ("RPAR", "RSQB"):
+                depth -= 1
+            elif kind == "LBRACE":
+                braces += 1
+            elif kind == "RBRACE":
+                braces -= 1
+            elif kind == "_SEP":
+                if depth > 0 and token[0] == "\n":
+                    continue
+            elif kind == "NAME" and token in RESERVED:
+                token.type = token.upper()
+            elif kind == "NEGATIVE" and depth > 0 and (before, last) != ("_ARROW", "NAME"):
+                token.type = "MINUS"
+            if depth + braces > DEEPEST:
+                assert token.start_pos is not None
+                raise TooDeep(token.start_pos)
+            before, last = last, token.type
+            yield token
+
+
+# -- trivia ----------------------------------------------------------------------------------
+
+_OUTLINE = re.compile(
+    r'''(?P<string>"""[\s\S]*?"""|"(?:[^"\\\n]|\\.)*")|(?P<comment>\#[^\n]*)|(?P<mark>[(){}\[\];\n])''',
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A string, a comment, a bracket, or a character that may separate statements."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+def outline(text: str) -> Iterator[Mark]:
+    """The places that give a text its structure, however broken the rest of it is."""
+    for match in _OUTLINE.finditer(text):
+        kind = match.lastgroup or ""
+        yield Mark(kind, match.group(), match.start(), match.end())

@@ -1,0 +1,299 @@
+"""Says what is wrong where the parser stopped, and which part to leave out to read on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from convdsl.diagnostics import Diagnostic, Note, Source, Span
+from convdsl.language.lexing import RESERVED, Mark, outline
+
+Region = tuple[int, int]
+
+_OPENING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = {close: open for open, close in _OPENING.items()}
+
+_VALUE = "a value"
+_AFTER = {
+    "@": "a window such as `3x3`",
+    "/": "a stride such as `2`",
+    "->": "an op, a block or a value",
+    "=": _VALUE,
+    "==": _VALUE,
+    "!=": _VALUE,
+    "<": _VALUE,
+    ">": _VALUE,
+    "<=": _VALUE,
+    ">=": _VALUE,
+    "+": _VALUE,
+    "-": _VALUE,
+    "*": _VALUE,
+    "**": _VALUE,
+    "//": _VALUE,
+    "%": _VALUE,
+    "and": _VALUE,
+    "or": _VALUE,
+    "not": _VALUE,
+    "..": "the end of the range",
+    "=>": "the condition of the predicate",
+    "~": "a number",
+    "net": "the network's name",
+    "block": "the block's name",
+    "for": "the name of the variable that counts",
+    "if": "a condition",
+    "else": "`{` or `if`",
+    "yield": "the value to yield",
+    "expect": "a shape such as `6@28x28`, or a quantity such as `params=156`",
+    "default": "the name of an op",
+    "import": "a file name in double quotes",
+    "input": "a type such as `3@224x224`",
+    "output": "the output's name and a colon",
+    ".": "`c`, `d`, `h`, `w`, `rank` or `size`",
+    ":": "an op, a block or a value",
+}
+
+_LOOKALIKES = {
+    "×": "`x` stands between sizes: `3x3`",
+    "−": "the minus sign is `-`",
+    "–": "the minus sign is `-`",
+    "→": "an arrow is written `->`",
+    "“": 'strings stand in plain double quotes: `"`',
+    "”": 'strings stand in plain double quotes: `"`',
+    "'": 'strings stand in double quotes: `"`',
+    "^": "a power is written `**`",
+    "&": "both conditions: `and`",
+    "|": "one of two conditions: `or`",
+    "!": "a condition is turned round by `not`",
+    "\\": "a statement goes on in the next line after `->`, `,` or an operator",
+}
+
+_WORDS = re.compile(r"\w+|->|=>|\.\.|\*\*|//|[=!<>]=|\S")
+
+
+def explain(error: Any, text: str, source: Source) -> tuple[Diagnostic, Region | None]:
+    """A diagnostic for Lark's error, and the region to leave out; None where that cannot help."""
+    token = getattr(error, "token", None)
+    ended = token is not None and token.type == "$END"
+    position = len(text) if ended else error.pos_in_stream if token is None else token.start_pos
+    place = _Place(source, text, position, ended, frozenset(getattr(error, "accepts", None) or ()))
+    finding = place.unclosed() or place.bracket() or place.character() or place.token()
+    return finding, place.region(finding)
+
+
+def without(text: str, region: Region) -> str:
+    """The text with a region blank, except for line ends and braces; offsets stay."""
+    start, end = region
+    return text[:start] + re.sub(r"[^\n{}]", " ", text[start:end]) + text[end:]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the parser stopped; ``text`` lacks the statements that were left out before."""
+
+    source: Source
+    text: str
+    position: int
+    ended: bool
+    accepts: frozenset[str]
+
+    # -- what was found ----------------------------------------------------------------------
+    @property
+    def word(self) -> str:
+        """The word or sign at the place."""
+        match = _WORDS.match(self.text, self.position)
+        return match.group() if match and not self.at_line_end else ""
+
+    @property
+    def at_line_end(self) -> bool:
+        return self.ended or self.text[self.position] in "\n;"
+
+    @property
+    def before(self) -> str:
+        """The word or sign before the place, comments left out."""
+        end = self.position
+        for mark in outline(self.text[: self.position]):
+            if mark.kind == "comment" and not self.text[mark.end : self.position].strip():
+                end = mark.start
+        words = _WORDS.findall(self.text[max(0, end - 80) : end])
+        return words[-1] if words else ""
+
+    def span(self) -> Span:
+        if not self.ended:
+            return Span(self.source, self.position, self.position + max(1, len(self.word)))
+        end = len(self.text.rstrip())
+        return Span(self.source, end, end)
+
+    def open_brackets(self) -> list[Mark]:
+        """The brackets that are open at the place, outermost first."""
+        found: list[Mark] = []
+        for mark in outline(self.text):
+            if mark.start >= self.position:
+                break
+            if mark.text in _OPENING:
+                found.append(mark)
+            elif found and mark.text in _CLOSING and _OPENING[found[-1].text] == mark.text:
+                found.pop()
+        return found
+
+    # -- messages ----------------------------------------------------------------------------
+    def unclosed(self) -> Diagnostic | None:
+        """A bracket that is open where its statement must have ended, or the file did."""
+        brackets = self.open_brackets()
+        if not brackets:
+            return None
+        last = brackets[-1]
+        inside = last.text in "(["
+        line_began = self.text[: self.position].rstrip(" \t").endswith("\n")
+        runaway = inside and (
+            self.ended or self.word in "{}" or self.word in RESERVED - {"in", "if"} or line_began
+        )
+        if not (runaway or (self.ended and last.text == "{")):
+            return None
+        if runaway and self.word in _CLOSING and self.word != "}":
+            return None
+        span = Span(self.source, last.start, last.end)
+        return Diagnostic("E003", f"this `{last.text}` is never closed", span)
+
+    def bracket(self) -> Diagnostic | None:
+        """A closing bracket that closes nothing, or the wrong one."""
+        if self.word not in _CLOSING:
+            return None
+        brackets = self.open_brackets()
+        if brackets and _OPENING[brackets[-1].text] == self.word:
+            return None
+        message = f"this `{self.word}` closes nothing"
+        notes: tuple[Note, ...] = ()
+        if brackets and brackets[-1].text in "([":
+            last = brackets[-1]
+            message = f"expected `{_OPENING[last.text]}`, found `{self.word}`"
+            notes = (Note("opened here", Span(self.source, last.start, last.end)),)
+        return Diagnostic("E003", message, self.span(), notes)
+
+    def character(self) -> Diagnostic | None:
+        """A character or a literal that is no part of the language."""
+        if self.at_line_end:
+            return None
+        rest = self.text[self.position :]
+        if rest[0] == '"' and not re.match(r'"""[\s\S]*?"""|"([^"\\\n]|\\.)*"', rest):
+            span = Span(self.source, self.position, self.position + 1)
+            return Diagnostic("E001", "this string has no end", span, help=_string_help(rest))
+        literal = re.match(r"\d\w*", rest)
+        if literal and not re.fullmatch(r"[\d_]+([eE]\d+)?[KMGT]?|\d+(x\d+)+", literal[0]):
+            span = Span(self.source, self.position, self.position + literal.end())
+            return Diagnostic(
+                "E001", f"`{literal[0]}` is not a number", span, help=_number_help(literal[0])
+            )
+        if re.match(r"[\w\"(){}\[\]@/=~:;,.+\-*%<>#]|!=", rest):
+            return None
+        shown = rest[0] if rest[0].isprintable() else f"U+{ord(rest[0]):04X}"
+        help = (_LOOKALIKES[rest[0]],) if rest[0] in _LOOKALIKES else ()
+        span = Span(self.source, self.position, self.position + 1)
+        return Diagnostic("E001", f"the character `{shown}` has no meaning here", span, help=help)
+
+    def token(self) -> Diagnostic:
+        """A word or a sign that cannot stand here."""
+        word, before = self.word, self.before
+        found = f", found `{word}`" if word else ""
+        if word in RESERVED and (before in _NAMING or "NAME" in self.accepts and before in "(,"):
+            return Diagnostic(
+                "E004",
+                f"`{word}` is a word of the language and cannot be a name",
+                self.span(),
+            )
+        if before == "in" and "IN" not in self.accepts and self._heads("for"):
+            return self._expected("a range such as `0..4`, or a list, after `in`" + found)
+        if before in _AFTER and not ("_SEP" in self.accepts and before == "in"):
+            return self._expected(f"expected {_AFTER[before]} after `{before}`{found}", plain=True)
+        if before in ("(", "[", ","):
+            return self._expected(f"expected a value after `{before}`{found}", plain=True)
+        return self._continuation(word, before, found)
+
+    def _continuation(self, word: str, before: str, found: str) -> Diagnostic:
+        if "LBRACE" in self.accepts and not {"_SEP", "_ARROW"} & self.accepts:
+            return self._expected("`{`" + (f" after `{before}`" if before else "") + found)
+        if "COLON" in self.accepts and len(self.accepts) == 1:
+            return self._expected(f"`:` after `{before}`{found}")
+        if "IN" in self.accepts and self._heads("for") and before != "in":
+            return self._expected(f"`in` after `{before}`{found}")
+        if not word:
+            return self._expected(f"more after `{before}`" if before else "a statement")
+        where = f" after `{before}`" if before not in ("{", "}", ";", "") else ""
+        return Diagnostic(
+            "E002", f"`{word}` cannot stand{where or ' here'}", self.span(), help=self._hint(word)
+        )
+
+    def _expected(self, what: str, plain: bool = False) -> Diagnostic:
+        return Diagnostic("E002", what if plain else f"expected {what}", self.span())
+
+    def _heads(self, keyword: str) -> bool:
+        """Whether the statement begins with a keyword."""
+        start, _ = self._statement(self.position)
+        return self.text[start : self.position].lstrip().startswith(keyword)
+
+    def _hint(self, word: str) -> tuple[str, ...]:
+        if word in ("//", "/"):
+            return ("a comment begins with `#`",)
+        if word == "-":
+            return ("a difference has a space on both sides of its minus: `a - b`",)
+        if word == ":":
+            return ("a label is one name at the beginning of a statement: `C1: conv 6@5x5`",)
+        if word in ("=", "=="):
+            return ("`name = ...` names a value, `name: ...` labels a layer, `==` compares",)
+        if word == ".":
+            return ("members are those of a tensor: `in.c`, `x.h`",)
+        if word == "->":
+            return ("an arrow stands between two steps",)
+        if word == "expect":
+            return ("`expect` stands once, after a statement or a network",)
+        return ("a statement ends with its line or with `;`",) if "_SEP" in self.accepts else ()
+
+    # -- reading on --------------------------------------------------------------------------
+    def region(self, finding: Diagnostic) -> Region | None:
+        """What to leave out: the statement, or the rest of the line of an unclosed bracket."""
+        assert finding.span is not None
+        if self.ended and finding.code == "E003" and finding.span.text == "{":
+            return None
+        position = finding.span.start if finding.code == "E003" else self.position
+        start, end = self._statement(min(position, max(len(self.text) - 1, 0)))
+        if re.sub(r"[\s{}]", "", self.text[start:end]):
+            return start, end
+        if not self.ended and self.text[position] in "{}":
+            return None
+        return None
+
+    def _statement(self, position: int) -> Region:
+        """The statement around an offset, as far as separators and braces tell."""
+        start, end = 0, len(self.text)
+        for mark in outline(self.text):
+            if mark.kind == "string" or mark.text in "()[]":
+                continue
+            if mark.kind == "comment":
+                continue
+            if mark.end <= position:
+                if mark.text != "\n" or not _CONTINUES.match(self.text, mark.end):
+                    start = mark.end
+            elif mark.start >= position or mark.text == "\n":
+                if mark.text == "\n" and _CONTINUES.match(self.text, mark.end):
+                    continue
+                end = mark.start
+                break
+        return start, end
+
+
+_NAMING = frozenset({"net", "block", "for", "output", "default", "."})
+_CONTINUES = re.compile(r"(?:\s|#[^\n]*)*(?:->|expect\b|else\b)")
+
+
+def _string_help(rest: str) -> tuple[str, ...]:
+    if rest.startswith('"""'):
+        return ('it began with `"""` and ends with `"""`',)
+    return ('a string over several lines stands in `"""`',)
+
+
+def _number_help(literal: str) -> tuple[str, ...]:
+    if re.match(r"\d+[xX]", literal):
+        return ("a size is written `3x3`; with expressions, `(a)x(b)`",)
+    if re.match(r"\d+[kmgt]$", literal):
+        return (f"the suffixes are K, M, G and T: `{literal[:-1]}{literal[-1].upper()}`",)
+    return ("names begin with a letter",)

@@ -1,0 +1,362 @@
+"""Pooling: the maximum or the mean of every window, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
+from convdsl.graph.types import Shape
+from convdsl.ops.attributes import Flag, Padding, Pads, PerAxis, Stride, Word, attribute
+from convdsl.ops.attributes import Window as WindowKind
+from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.families import Family, Geometry, Pooling, PoolingGradient, operand
+from convdsl.ops.primitive import compute
+from convdsl.ops.windows import effective, output_sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _check(kind: str, x: TensorType, window: Shape, dilation: Shape, pad: Pads) -> None:
+    if x.rank == 0:
+        raise Problem("E203", f"`{kind}` needs an input with spatial axes, not the vector {x}")
+    for k, (before, after) in zip(effective(window, dilation), pad, strict=True):
+        if max(before, after) >= k:
+            raise Problem(
+                "E201",
+                f"`pad` of `{kind}` must be below the window ({k}), not {max(before, after)}",
+                "a window that holds nothing but padding has no value",
+                attribute="pad",
+            )
+
+
+def _geometry(op: Max | Avg, input: Shape, output: Shape) -> Geometry:
+    before = tuple(b for b, _ in op.pad)
+    dilation = op.dilation if isinstance(op, Max) else (1,) * len(op.window)
+    return Geometry(input, output, op.window, op.stride, before, dilation)
+
+
+def _windows(op: Max | Avg, x: np.ndarray, fill: float) -> np.ndarray:
+    """Every window as the last axis: planes' shape N×C×output×(window elements)."""
+    import numpy as np
+
+    rank = len(op.window)
+    dilation = op.dilation if isinstance(op, Max) else (1,) * rank
+    output = output_sizes(op.kind, x.shape[2:], op.window, op.stride, op.pad, dilation, op.ceil)
+    covered = effective(op.window, dilation)
+    reach = [(o - 1) * s + k for o, s, k in zip(output, op.stride, covered, strict=True)]
+    pads = [
+        (before, max(after, r - before - i))
+        for (before, after), r, i in zip(op.pad, reach, x.shape[2:], strict=True)
+    ]
+    x = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=fill)
+    views = np.lib.stride_tricks.sliding_window_view(x, covered, axis=tuple(range(2, 2 + rank)))
+    steps = tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(output, op.stride, strict=True))
+    taps = tuple(slice(None, None, d) for d in dilation)
+    views = views[(slice(None), slice(None), *steps, *taps)]
+    return views.reshape(*views.shape[: 2 + rank], -1)
+
+
+@op("max")
+@dataclass(frozen=True)
+class Max(Op):
+    """Max pooling: the largest element of every window, channel by channel.
+
+    The stride defaults to the window. Padding is −∞, so it never wins; a NaN in a window makes the
+    result NaN. With `ceil=on` the output size rounds up, and a last window that would start in the
+    padding after the input is dropped. `max global` takes the whole map. Where several elements
+    are the largest, the gradient goes to the first of them in row-major order.
+    """
+
+    category: ClassVar[str] = "pooling"
+    samples: ClassVar[Sequence[Sample]] = (
+        Sample("max 2x2", "3@8x8"),
+        Sample("max 3x3 /2 pad=1", "2@9x7"),
+        Sample("max 3 /2 ceil=on", "2@8"),
+        Sample("max 2x3 /1 dilation=2", "2@7x8"),
+        Sample("max 2", "2@4x5x6"),
+        Sample("max global", "3@5x4"),
+    )
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("max 9x9", "3@8x8", "E202"),
+        Mistake("max 2x2 pad=2", "3@8x8", "E201"),
+        Mistake("max", "3@8x8", "E104"),
+        Mistake("max 2x2 mode=1", "3@8x8", "E103"),
+    )
+
+    window: Shape = attribute(WindowKind(word="global"), "a window", notation="window")
+    stride: Shape = attribute(
+        Stride(), "the step of the window", notation="stride", default=Word("window")
+    )
+    dilation: Shape = attribute(PerAxis(), "the distance between window elements", default=1)
+    pad: Pads = attribute(Padding(), "−∞ around the input", default=Word("valid"))
+    ceil: bool = attribute(Flag(), "whether the output size rounds up", default=False)
+
+    def result(self, *x: TensorType) -> TensorType:
+        _check(self.kind, x[0], self.window, self.dilation, self.pad)
+        spatial = output_sizes(
+            self.kind, x[0].spatial, self.window, self.stride, self.pad, self.dilation, self.ceil
+        )
+        return TensorType((x[0].channels, *spatial))
+
+    def flops(self, *x: TensorType) -> int:
+        return self.result(*x).size * math.prod(self.window)
+
+    def sees(self, *x: TensorType) -> Window:
+        covered = effective(self.window, self.dilation)
+        if covered == x[0].spatial:
+            return Window(whole=True)
+        return Window(covered, self.stride, tuple(before for before, _ in self.pad))
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        x, y = inputs[0], outputs[0]
+        return Pooling("maximum", x[0] * x[1], _geometry(self, x[2:], y[2:]))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.asarray(_windows(self, inputs[0], -math.inf).max(axis=-1))
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        winner = b.add(MaxWinner(self), node.inputs[0])
+        return [b.add(PoolGradient(self, node.inputs[0].type), winner, single(dy))]
+
+
+@dataclass(frozen=True)
+class MaxWinner(Op):
+    """Where in its plane the maximum of every window is: row-major, the first of equals."""
+
+    kind: ClassVar[str] = "max.winner"
+    category: ClassVar[str] = "pooling"
+    max: Max
+
+    def result(self, *x: TensorType) -> TensorType:
+        return TensorType(self.max.result(*x).shape, "int64")
+
+    def flops(self, *x: TensorType) -> int:
+        return self.max.flops(*x)
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        x, y = inputs[0], outputs[0]
+        return Pooling("winner", x[0] * x[1], _geometry(self.max, x[2:], y[2:]))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        (x,) = inputs
+        plane = np.arange(math.prod(x.shape[2:]), dtype=np.float64).reshape(1, 1, *x.shape[2:])
+        first = _windows(self.max, x, -math.inf).argmax(axis=-1)[..., None]
+        positions = np.broadcast_to(
+            _windows(self.max, plane, -1), (*first.shape[:-1], math.prod(self.max.window))
+        )
+        return np.take_along_axis(positions, first, axis=-1)[..., 0].astype(np.int64)
+
+    def notation(self) -> str:
+        return f"max.winner of {self.max.notation()}"
+
+
+@op("avg")
+@dataclass(frozen=True)
+class Avg(Op):
+    """Average pooling: the mean of every window, channel by channel.
+
+    The stride defaults to the window. With `count_pad=on` padding counts as zeros in the mean;
+    otherwise the mean is over the elements inside the input. `avg global` takes the whole map.
+    With `ceil=on` the output size rounds up; elements beyond the padding never count.
+    """
+
+    category: ClassVar[str] = "pooling"
+    samples: ClassVar[Sequence[Sample]] = (
+        Sample("avg 2x2", "3@8x8"),
+        Sample("avg 3x3 /2 pad=1", "2@9x7"),
+        Sample("avg 3x3 /2 pad=1 count_pad=on ceil=on", "2@8x8"),
+        Sample("avg 3 /2", "2@8"),
+        Sample("avg 2", "2@4x5x6"),
+        Sample("avg global", "3@5x4"),
+    )
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("avg 9x9", "3@8x8", "E202"),
+        Mistake("avg 2x2 pad=2", "3@8x8", "E201"),
+        Mistake("avg", "3@8x8", "E104"),
+        Mistake("avg 2x2 count_pad=7", "3@8x8", "E201"),
+    )
+
+    window: Shape = attribute(WindowKind(word="global"), "a window", notation="window")
+    stride: Shape = attribute(
+        Stride(), "the step of the window", notation="stride", default=Word("window")
+    )
+    pad: Pads = attribute(Padding(), "zeros around the input", default=Word("valid"))
+    ceil: bool = attribute(Flag(), "whether the output size rounds up", default=False)
+    count_pad: bool = attribute(Flag(), "whether padding counts in the mean", default=False)
+
+    def result(self, *x: TensorType) -> TensorType:
+        _check(self.kind, x[0], self.window, (1,) * len(self.window), self.pad)
+        spatial = output_sizes(
+            self.kind, x[0].spatial, self.window, self.stride, self.pad, ceil=self.ceil
+        )
+        return TensorType((x[0].channels, *spatial))
+
+    def flops(self, *x: TensorType) -> int:
+        return self.result(*x).size * (math.prod(self.window) + 1)
+
+    def sees(self, *x: TensorType) -> Window:
+        if self.window == x[0].spatial:
+            return Window(whole=True)
+        return Window(self.window, self.stride, tuple(before for before, _ in self.pad))
+
+    def _after(self) -> Shape:
+        return tuple(after for _, after in self.pad) if self.count_pad else ()
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        x, y = inputs[0], outputs[0]
+        geometry = _geometry(self, x[2:], y[2:])
+        return Pooling("mean", x[0] * x[1], geometry, self.count_pad, self._after())
+
+    def divisor(self, spatial: Shape) -> np.ndarray:
+        """How many elements each mean divides by, shaped as the spatial output."""
+        import numpy as np
+
+        ones = np.ones((1, 1, *spatial))
+        if self.count_pad:
+            ones = np.pad(ones, ((0, 0), (0, 0), *self.pad), constant_values=1)
+            unpadded = Avg(
+                window=self.window,
+                stride=self.stride,
+                pad=((0, 0),) * len(self.pad),
+                ceil=self.ceil,
+                count_pad=False,
+            )
+            counts = _windows(unpadded, ones, 0).sum(axis=-1)
+            cut = output_sizes(
+                self.kind, spatial, self.window, self.stride, self.pad, ceil=self.ceil
+            )
+            return np.asarray(counts[(slice(None), slice(None), *(slice(c) for c in cut))])
+        return np.asarray(_windows(self, ones, 0).sum(axis=-1))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        (x,) = inputs
+        total = _windows(self, x, 0).sum(axis=-1)
+        return np.asarray(total / self.divisor(x.shape[2:]), x.dtype)
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        return [b.add(PoolGradient(self, node.inputs[0].type), single(dy))]
+
+
+@dataclass(frozen=True)
+class PoolGradient(Op):
+    """The gradient of a pooling by its input: from winner and dy (max), or from dy (mean)."""
+
+    kind: ClassVar[str] = "pool.gradient"
+    category: ClassVar[str] = "pooling"
+    arity: ClassVar[int | None] = None
+    pool: Max | Avg
+    x: TensorType
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        return self.x
+
+    def flops(self, *inputs: TensorType) -> int:
+        return self.pool.flops(self.x)
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        dy, dx = inputs[-1], outputs[0]
+        mode: Literal["maximum", "mean"] = "maximum" if isinstance(self.pool, Max) else "mean"
+        geometry = _geometry(self.pool, dx[2:], dy[2:])
+        if isinstance(self.pool, Max):
+            return PoolingGradient(mode, dx[0] * dx[1], geometry)
+        pool = self.pool
+        return PoolingGradient(mode, dx[0] * dx[1], geometry, pool.count_pad, pool._after())
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        dy = inputs[-1]
+        size = math.prod(self.x.spatial)
+        dx = np.zeros((*dy.shape[:2], size), dy.dtype)
+        if isinstance(self.pool, Max):
+            winner = inputs[0].reshape(*dy.shape[:2], -1)
+            n, c = np.ogrid[: dy.shape[0], : dy.shape[1]]
+            np.add.at(dx, (n[..., None], c[..., None], winner), dy.reshape(winner.shape))
+        else:
+            share = dy / self.pool.divisor(self.x.spatial)
+            plane = np.arange(size, dtype=np.float64).reshape(1, 1, *self.x.spatial)
+            seen = _windows(self.pool, plane, -1)[0, 0].reshape(-1, math.prod(self.pool.window))
+            flat = share.reshape(*dy.shape[:2], -1)
+            for column in seen.T.astype(np.int64):
+                inside = column >= 0
+                n, c = np.ogrid[: dy.shape[0], : dy.shape[1]]
+                np.add.at(dx, (n[..., None], c[..., None], column[inside]), flat[..., inside])
+        return dx.reshape(dy.shape[0], *self.x.shape)
+
+    def notation(self) -> str:
+        return f"pool.gradient of {self.pool.notation()}"
+
+
+@op("subsample")
+@dataclass(frozen=True)
+class Subsample(Op):
+    """LeNet-5's subsampling: every window's sum times a coefficient plus a bias, per channel.
+
+    The windows do not overlap unless a stride is given. Weights: `coefficient`, `bias` (one value
+    per channel each). (LeCun et al. 1998, section II.B)
+    """
+
+    category: ClassVar[str] = "pooling"
+    samples: ClassVar[Sequence[Sample]] = (
+        Sample("subsample 2x2", "3@8x6"),
+        Sample("subsample 3 /2", "2@9"),
+    )
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("subsample 9x9", "3@8x6", "E202"),
+        Mistake("subsample", "3@8x6", "E104"),
+    )
+
+    window: Shape = attribute(WindowKind(), "a window", notation="window")
+    stride: Shape = attribute(
+        Stride(), "the step of the window", notation="stride", default=Word("window")
+    )
+
+    def _pool(self) -> Avg:
+        pad = ((0, 0),) * len(self.window)
+        return Avg(window=self.window, stride=self.stride, pad=pad, ceil=False, count_pad=False)
+
+    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
+        bound = Initialiser("uniform", 1 / math.sqrt(math.prod(self.window)))
+        shape = (x[0].channels,)
+        return Weight("coefficient", shape, bound), Weight("bias", shape, bound)
+
+    def result(self, *x: TensorType) -> TensorType:
+        if x[0].rank == 0:
+            raise Problem("E203", f"`subsample` needs spatial axes; {x[0]} is a vector")
+        spatial = output_sizes(
+            self.kind, x[0].spatial, self.window, self.stride, ((0, 0),) * x[0].rank
+        )
+        return TensorType((x[0].channels, *spatial))
+
+    def flops(self, *x: TensorType) -> int:
+        return self.result(*x).size * (math.prod(self.window) + 2)
+
+    def sees(self, *x: TensorType) -> Window:
+        return Window(self.window, self.stride, (0,) * len(self.window))
+
+    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
+        x, coefficient, bias = node.inputs
+        mean = b.add(self._pool(), x)
+        total = operand(0) * float(math.prod(self.window)) * operand(1) + operand(2)
+        return (compute(b, total, [mean, coefficient, bias], mean.type, name=node.name),)
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        x, coefficient, bias = inputs
+        total = _windows(self._pool(), x, 0).sum(axis=-1)
+        along = (-1, *(1,) * len(self.window))
+        y: np.ndarray = total * coefficient.reshape(along) + bias.reshape(along)
+        return y

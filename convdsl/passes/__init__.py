@@ -1,0 +1,19 @@
+"""Graph to graph: each pass a plain function in its own file, their order in the compiler."""
+
+from convdsl.passes.expand import expand
+from convdsl.passes.fuse import fuse
+from convdsl.passes.gradient import add_gradients, add_loss
+from convdsl.passes.simplify import simplify
+from convdsl.passes.specialise import specialise
+from convdsl.passes.update import Sgd, add_updates
+
+__all__ = [
+    "Sgd",
+    "add_gradients",
+    "add_loss",
+    "add_updates",
+    "expand",
+    "fuse",
+    "simplify",
+    "specialise",
+]

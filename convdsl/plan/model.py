@@ -1,0 +1,156 @@
+"""The data of a plan: kernels, steps and buffers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+from convdsl.graph.types import Shape
+from convdsl.ops.families import Family
+
+ITEM_SIZE = {"float32": 4, "int64": 8}
+"""Bytes of an element."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The source of a compiled function, keyed by what it computes and not by where it is used.
+
+    ``pointers`` are its buffers with their element types, ``sizes`` the integers after them. The
+    ``source`` is a Python function of the kernel's name.
+    """
+
+    name: str
+    pointers: tuple[tuple[str, str], ...]
+    sizes: tuple[str, ...]
+    source: str
+    options: tuple[str, ...] = ()
+    """The floating-point liberties its arithmetic may take: LLVM fast-math flags."""
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of everything that decides the compiled code."""
+        text = "\n".join((self.name, *self.options, self.source))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One launch of a kernel within a recipe.
+
+    ``operands`` name the kernel's buffers: ``in0``, ``in1``, …, ``out``, or a temporary of the
+    recipe. ``work`` is the number of independent units it can be split into, ``cost`` a rough count
+    of scalar operations.
+    """
+
+    kernel: Kernel
+    operands: tuple[str, ...]
+    sizes: tuple[int, ...]
+    work: int
+    cost: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a target computes a family: calls in order, and the temporaries between them."""
+
+    calls: tuple[Call, ...]
+    temporaries: tuple[tuple[str, int], ...] = ()
+    """Name and number of float32 elements."""
+    reason: str = ""
+    """Why this way, for people who read plans."""
+
+
+class Target(Protocol):
+    """A device that kernels are generated for."""
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line."""
+
+    def recipe(self, family: Family) -> Recipe:
+        """How it computes a family."""
+
+
+Place = Literal["arena", "constant", "variable", "input"]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of memory.
+
+    ``arena`` buffers lie at ``offset`` bytes in memory that is reused through a run; ``constant``
+    ones, computed from parameters alone, in memory that is kept; ``variable`` and ``input`` ones
+    belong to the variable called ``name``.
+    """
+
+    name: str
+    place: Place
+    elements: int
+    dtype: str = "float32"
+    offset: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * ITEM_SIZE[self.dtype]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel on buffers: one entry of the program."""
+
+    name: str
+    kernel: Kernel
+    buffers: tuple[Buffer, ...]
+    sizes: tuple[int, ...]
+    work: int
+    cost: int
+    flops: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named array that goes in or comes out, with its full shape."""
+
+    name: str
+    buffer: Buffer
+    shape: Shape
+    dtype: str = "float32"
+    role: str = "input"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that runs.
+
+    ``prepare`` runs once after parameters change, ``steps`` at every call, the first ``forward`` of
+    them where only outputs are wanted, all of them where variables are updated too.
+    """
+
+    network: str
+    target: str
+    batch: int
+    variables: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    prepare: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    forward: int
+    tables: tuple[tuple[Buffer, tuple[float, ...]], ...]
+    """Constant arrays to fill in before anything runs."""
+    arena_bytes: int
+    constant_bytes: int
+    live_bytes: int
+    """The largest sum of buffers that are needed at the same time: what memory cannot go below."""
+
+    @cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The distinct kernels, in order of first use."""
+        return tuple({s.kernel.key: s.kernel for s in (*self.prepare, *self.steps)}.values())

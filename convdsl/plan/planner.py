@@ -1,0 +1,235 @@
+"""Plans a graph of primitive ops: the order of steps and the memory of every value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from convdsl.graph import Graph, Node, Value, Variable
+from convdsl.ops.families import Table
+from convdsl.plan.memory import Lifetime, largest_live_set, place
+from convdsl.plan.model import ITEM_SIZE, Buffer, Call, Plan, Port, Recipe, Step, Target
+
+
+@dataclass
+class _Storage:
+    """Memory that a value, its views and what replaces it in place share."""
+
+    name: str
+    elements: int
+    dtype: str
+    variable: Variable | None = None
+    constant: bool = False
+    first: int = 0
+    last: int = -1
+    values: list[Value] = field(default_factory=list)
+    """The values that live, or have lived, here."""
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * ITEM_SIZE[self.dtype]
+
+
+@dataclass
+class _Draft:
+    """A call with its storages, before they have addresses."""
+
+    node: Node
+    call: Call
+    storages: tuple[_Storage, ...]
+    reason: str
+
+
+@dataclass
+class _Planner:
+    graph: Graph
+    batch: int
+    target: Target
+    storage: dict[Value, _Storage] = field(default_factory=dict)
+    storages: list[_Storage] = field(default_factory=list)
+    prepare: list[_Draft] = field(default_factory=list)
+    steps: list[_Draft] = field(default_factory=list)
+    recipes: dict[object, Recipe] = field(default_factory=dict)
+    tables: dict[Table, _Storage] = field(default_factory=dict)
+
+    def new(self, name: str, elements: int, dtype: str = "float32") -> _Storage:
+        made = _Storage(name, elements, dtype)
+        self.storages.append(made)
+        return made
+
+    def keep(self, value: Value, storage: _Storage) -> None:
+        self.storage[value] = storage
+        storage.values.append(value)
+
+    def table(self, table: Table) -> _Storage:
+        """The storage of a constant; equal tables share it."""
+        if table not in self.tables:
+            name = f"table{len(self.tables)}"
+            self.tables[table] = self.new(name, len(table.values), table.dtype)
+            self.tables[table].constant = True
+        return self.tables[table]
+
+    def elements(self, value: Value) -> int:
+        return math.prod(value.type.with_batch(self.batch))
+
+
+def plan(graph: Graph, batch: int, target: Target) -> Plan:
+    """The plan of a graph of primitive ops for a batch and a target.
+
+    Nodes keep their order, except that what depends on parameters alone moves to ``prepare``
+    (where no assignment changes parameters).
+    """
+    p = _Planner(graph, batch, target)
+    for variable in graph.variables:
+        storage = p.new(variable.name, p.elements(variable), variable.type.dtype)
+        storage.variable = variable
+        storage.constant = _is_constant(graph, variable)
+        p.keep(variable, storage)
+    last_read = _last_reads(graph)
+    updates = _update_nodes(graph)
+    forward = 0
+    for position, node in enumerate(graph.nodes):
+        if node not in updates:
+            _lower(p, node, position, last_read)
+    forward = len(p.steps)
+    for position, node in enumerate(graph.nodes):
+        if node in updates:
+            _lower(p, node, position, last_read)
+    _close_lifetimes(p)
+    return _finish(p, forward)
+
+
+def _is_constant(graph: Graph, variable: Variable) -> bool:
+    return variable.role in ("parameter", "buffer") and not graph.assignments
+
+
+def _last_reads(graph: Graph) -> dict[Value, int]:
+    found = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}
+    # Outputs are read after the last step.
+    found.update({v: len(graph.nodes) for _, v in graph.outputs})
+    return found
+
+
+def _update_nodes(graph: Graph) -> set[Node]:
+    """The nodes that only assignments need: they run when variables are updated."""
+    needed = {v for _, v in graph.outputs}
+    plain = set()
+    for node in reversed(graph.nodes):
+        if any(v in needed for v in node.outputs):
+            plain.add(node)
+            needed.update(node.inputs)
+    return set(graph.nodes) - plain
+
+
+def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) -> None:
+    """Choose the node's storages and add its calls."""
+    inputs = [p.storage[v] for v in node.inputs]
+    if node.op.alias:
+        p.keep(node.output, inputs[0])
+        return
+    shapes = [v.type.with_batch(p.batch) for v in node.inputs]
+    family = node.op.family(shapes, [v.type.with_batch(p.batch) for v in node.outputs])
+    if family not in p.recipes:
+        p.recipes[family] = p.target.recipe(family)
+    recipe = p.recipes[family]
+    inputs += [p.table(table) for table in family.tables]
+    constant = all(s.constant for s in inputs)
+    output = _assigned(p, node) or _in_place(p, node, family.in_place, position, last_read)
+    if output is None:
+        output = p.new(node.name, p.elements(node.output), node.output.type.dtype)
+        output.constant = constant
+    p.keep(node.output, output)
+    named = {f"in{k}": s for k, s in enumerate(inputs)} | {"out": output}
+    for name, elements in recipe.temporaries:
+        named[name] = p.new(f"{node.name}.{name}", elements)
+    for call in recipe.calls:
+        storages = tuple(named[o] for o in call.operands)
+        # What a call writes is its last operand; it can be prepared when all it reads is constant.
+        fixed = all(s.constant for s in storages[:-1])
+        if fixed:
+            storages[-1].constant = True
+        (p.prepare if fixed else p.steps).append(_Draft(node, call, storages, recipe.reason))
+
+
+def _assigned(p: _Planner, node: Node) -> _Storage | None:
+    """The storage of the variable that the node's result is assigned to."""
+    for variable, value in p.graph.assignments:
+        if value is node.output:
+            return p.storage[variable]
+    return None
+
+
+def _in_place(
+    p: _Planner, node: Node, candidates: tuple[int, ...], position: int, last_read: dict[Value, int]
+) -> _Storage | None:
+    """The storage of an input that dies here and that the result may take over."""
+    for k in candidates:
+        storage = p.storage[node.inputs[k]]
+        if storage.variable is not None or storage.constant:
+            continue
+        if all(last_read.get(v, -1) <= position for v in storage.values):
+            return storage
+    return None
+
+
+def _close_lifetimes(p: _Planner) -> None:
+    seen: set[int] = set()
+    for index, draft in enumerate(p.steps):
+        for storage in draft.storages:
+            if id(storage) not in seen:
+                storage.first = index
+                seen.add(id(storage))
+            storage.last = index
+    for _, value in p.graph.outputs:
+        p.storage[value].last = len(p.steps)
+
+
+def _finish(p: _Planner, forward: int) -> Plan:
+    arena = [s for s in p.storages if s.variable is None and not s.constant and s.last >= 0]
+    lifetimes = [Lifetime(s.bytes, s.first, s.last) for s in arena]
+    offsets, arena_bytes = place(lifetimes)
+    kept = [s for s in p.storages if s.variable is None and s.constant]
+    kept_offsets, constant_bytes = place([Lifetime(s.bytes, 0, 0) for s in kept])
+    buffers: dict[int, Buffer] = {}
+    for s, offset in zip(arena, offsets, strict=True):
+        buffers[id(s)] = Buffer(s.name, "arena", s.elements, s.dtype, offset)
+    for s, offset in zip(kept, kept_offsets, strict=True):
+        buffers[id(s)] = Buffer(s.name, "constant", s.elements, s.dtype, offset)
+    for s in p.storages:
+        if s.variable is not None:
+            given = s.variable.role in ("input", "target")
+            buffers[id(s)] = Buffer(s.name, "input" if given else "variable", s.elements, s.dtype)
+
+    def step(draft: _Draft) -> Step:
+        call = draft.call
+        types = (v.type for v in draft.node.data)
+        flops = draft.node.op.flops(*types) * (p.batch if draft.node.output.type.batched else 1)
+        return Step(
+            draft.node.name,
+            call.kernel,
+            tuple(buffers[id(s)] for s in draft.storages),
+            call.sizes,
+            call.work,
+            call.cost,
+            flops,
+            draft.reason,
+        )
+
+    def port(name: str, value: Value, role: str) -> Port:
+        buffer = buffers[id(p.storage[value])]
+        return Port(name, buffer, value.type.with_batch(p.batch), value.type.dtype, role)
+
+    return Plan(
+        p.graph.name,
+        p.target.name,
+        p.batch,
+        tuple(port(v.name, v, v.role) for v in p.graph.variables),
+        tuple(port(name, value, "output") for name, value in p.graph.outputs),
+        tuple(step(d) for d in p.prepare),
+        tuple(step(d) for d in p.steps),
+        forward,
+        tuple((buffers[id(storage)], table.values) for table, storage in p.tables.items()),
+        arena_bytes,
+        constant_bytes,
+        largest_live_set(lifetimes),
+    )

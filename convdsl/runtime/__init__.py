@@ -1,0 +1,1 @@
+"""Programs that run: kernels compiled and cached, parameters, devices."""

@@ -1,0 +1,132 @@
+"""Runs plans on the CPU: memory, argument tables and the native call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from convdsl.plan.memory import ALIGNMENT
+from convdsl.plan.model import Buffer, Plan, Step
+from convdsl.runtime import cache
+
+Array = np.ndarray
+
+GUARD = 0xA5
+"""What guard zones are filled with."""
+GRAIN = 20_000
+"""Scalar operations below which a second thread costs more than it saves."""
+
+
+def thread_count(requested: int | None) -> int:
+    """How many threads to use: as asked, else ``NUMBA_NUM_THREADS``, else all cores."""
+    import numba
+
+    most: int = numba.config.NUMBA_NUM_THREADS
+    return max(1, min(requested or most, most))
+
+
+class _Memory:
+    """Uninitialised bytes that start at a cache line, with a guard zone behind them."""
+
+    def __init__(self, bytes: int) -> None:
+        raw = np.empty(bytes + 2 * ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        self.data = raw[start : start + bytes]
+        self.guard = raw[start + bytes : start + bytes + ALIGNMENT]
+
+
+class CpuMachine:
+    """A plan with its memory, ready to run. Not safe for threads: the caller holds a lock."""
+
+    def __init__(self, plan: Plan, variables: Mapping[str, Array], threads: int | None) -> None:
+        self.plan = plan
+        self.threads = thread_count(threads)
+        self._arena = _Memory(plan.arena_bytes)
+        self._constants = _Memory(plan.constant_bytes)
+        self._variables = variables
+        self._fill_tables()
+        self._launch = cache.launcher()
+        self._prepare = self._table(plan.prepare)
+        self._steps = self._table(plan.steps)
+        self._slots = {
+            port.name: self._uses(port.buffer)
+            for port in plan.variables
+            if port.buffer.place == "input"
+        }
+
+    def _fill_tables(self) -> None:
+        for buffer, values in self.plan.tables:
+            self.view(buffer, (len(values),))[:] = values
+
+    def prepare(self) -> None:
+        """Compute what depends on parameters alone; after every change of parameters."""
+        self._run(self._prepare, 0, len(self.plan.prepare))
+
+    def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None:
+        """Run steps [first, last) on contiguous arrays of the right types."""
+        table = self._steps[1]
+        for name, array in inputs.items():
+            rows, columns = self._slots[name]
+            table[rows, columns] = array.__array_interface__["data"][0]
+        self._run(self._steps, first, last)
+
+    def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
+        """The memory of a buffer as an array; overwritten by the next run."""
+        if buffer.place == "variable":
+            return self._variables[buffer.name].reshape(shape)
+        data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
+        return data.view(buffer.dtype).reshape(shape)
+
+    def poison(self) -> None:
+        """Fill the memory with NaN and the zones around it with a pattern; for tests."""
+        for memory in (self._arena, self._constants):
+            memory.data[:] = 0xFF
+            memory.guard[:] = GUARD
+        self._fill_tables()
+
+    def guards_intact(self) -> bool:
+        """Whether no kernel wrote behind the memory since `poison`."""
+        return all(bool((m.guard == GUARD).all()) for m in (self._arena, self._constants))
+
+    def _memory(self, buffer: Buffer) -> _Memory:
+        return self._arena if buffer.place == "arena" else self._constants
+
+    def _run(self, tables: tuple[Array, Array, Array], first: int, last: int) -> None:
+        import numba
+
+        if last > first:
+            numba.set_num_threads(self.threads)
+            self._launch(*tables, first, last)
+
+    def _table(self, steps: Sequence[Step]) -> tuple[Array, Array, Array]:
+        width = max((len(s.buffers) + len(s.sizes) for s in steps), default=1)
+        functions = np.zeros(len(steps), np.int64)
+        table = np.zeros((len(steps), width), np.int64)
+        work = np.zeros((len(steps), 2), np.int64)
+        for row, step in enumerate(steps):
+            functions[row] = cache.compiled(step.kernel).address
+            addresses = [self._address(b) for b in step.buffers]
+            table[row, : len(addresses) + len(step.sizes)] = [*addresses, *step.sizes]
+            work[row] = step.work, self._parts(step)
+        return functions, table, work
+
+    def _parts(self, step: Step) -> int:
+        return max(1, min(self.threads, step.work, step.cost // GRAIN))
+
+    def _address(self, buffer: Buffer) -> int:
+        if buffer.place == "input":
+            return 0
+        if buffer.place == "variable":
+            return int(self._variables[buffer.name].ctypes.data)
+        return int(self._memory(buffer).data.ctypes.data) + buffer.offset
+
+    def _uses(self, buffer: Buffer) -> tuple[Array, Array]:
+        found = [
+            (row, column)
+            for row, step in enumerate(self.plan.steps)
+            for column, used in enumerate(step.buffers)
+            if used == buffer
+        ]
+        rows, columns = zip(*found, strict=True) if found else ((), ())
+        return np.array(rows, np.int64), np.array(columns, np.int64)

@@ -1,0 +1,197 @@
+"""Writes a program as a Python package that runs on numpy and numba alone, and loads such a one."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import io
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convdsl.diagnostics import problem
+from convdsl.plan.model import Buffer, Kernel, Port, Step
+from convdsl.runtime import native, standalone
+from convdsl.runtime.cache import NATIVE, module_text
+from convdsl.runtime.cpu import GRAIN
+from convdsl.runtime.program import Program
+
+MARK = "convdsl-package"
+"""What tells a package from any other folder."""
+
+
+def write(program: Program, directory: str | Path) -> list[Path]:
+    """Write the package and return its files; the same program gives the same bytes.
+
+    Raises CompileError E504 where the folder cannot be written or holds something else.
+    """
+    folder = Path(directory)
+    try:
+        if folder.exists() and (not folder.is_dir() or _foreign(folder)):
+            raise problem(
+                "E504",
+                f"{folder} exists and is not a compiled network",
+                "give a new folder, or an empty one",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        names = _function_names(program.plan.kernels)
+        files = {
+            "__init__.py": _init(program).encode(),
+            "native.py": inspect.getsource(native).encode(),
+            "program.py": inspect.getsource(standalone).encode(),
+            "kernels.py": _kernels(program.plan.kernels, names).encode(),
+            "plan.json": _plan(program, names).encode(),
+            "weights.npz": _weights(program),
+        }
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as reason:
+        raise problem("E504", f"{folder} cannot be written: {reason.strerror}") from None
+    return [folder / name for name in files]
+
+
+def is_package(directory: str | Path) -> bool:
+    """Whether a folder was written by `write`."""
+    try:
+        return MARK in (Path(directory) / "plan.json").read_text()[:200]
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def load(directory: str | Path, threads: int | None = None) -> Any:
+    """The program of a package: a `standalone.Program`.
+
+    Raises CompileError E507 where the folder is not a package or is damaged.
+    """
+    folder = Path(directory).resolve()
+    if not is_package(folder):
+        raise problem(
+            "E507",
+            f"{directory} is not a compiled network",
+            "`convdsl compile NETWORK -o DIR` writes one",
+        )
+    name = f"convdsl_package_{abs(hash(str(folder)))}"
+    specification = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+        return module.load(threads=threads)
+    except (OSError, ValueError, KeyError, SyntaxError, AttributeError, EOFError) as reason:
+        raise problem("E507", f"{directory} is damaged: {reason}", "compile it again") from None
+
+
+def _foreign(folder: Path) -> bool:
+    return any(folder.iterdir()) and not is_package(folder)
+
+
+def _init(program: Program) -> str:
+    return (
+        f'"""{program.graph.name}, compiled by convdsl: `load()` gives the program to call."""\n\n'
+        "from .program import Program, load\n\n"
+        '__all__ = ["Program", "load"]\n'
+    )
+
+
+def _function_names(kernels: tuple[Kernel, ...]) -> dict[str, str]:
+    """A distinct function name for every kernel key."""
+    taken: dict[str, int] = {}
+    names = {}
+    for kernel in kernels:
+        taken[kernel.name] = taken.get(kernel.name, 0) + 1
+        count = taken[kernel.name]
+        names[kernel.key] = kernel.name if count == 1 else f"{kernel.name}_{count}"
+    return names
+
+
+def _kernels(kernels: tuple[Kernel, ...], names: dict[str, str]) -> str:
+    sources = [
+        re.sub(rf"^def {k.name}\(", f"def {names[k.key]}(", k.source, flags=re.MULTILINE)
+        for k in kernels
+    ]
+    body = "\n\n".join(sources)
+    return f'"""The kernels, rendered by convdsl."""\n\n{module_text(body, NATIVE, ".native")}'
+
+
+def _plan(program: Program, names: dict[str, str]) -> str:
+    plan = program.plan
+    buffers: dict[str, Buffer] = {}
+    numbers: dict[Buffer, str] = {}
+
+    def named(buffer: Buffer) -> str:
+        if buffer not in numbers:
+            label = buffer.name
+            while label in buffers:
+                label += "'"
+            numbers[buffer], buffers[label] = label, buffer
+        return numbers[buffer]
+
+    def step(s: Step) -> dict[str, Any]:
+        return {
+            "name": s.name,
+            "kernel": names[s.kernel.key],
+            "buffers": [named(b) for b in s.buffers],
+            "sizes": list(s.sizes),
+            "work": s.work,
+            "cost": s.cost,
+        }
+
+    def port(p: Port) -> dict[str, Any]:
+        return {
+            "name": p.name,
+            "buffer": named(p.buffer),
+            "shape": list(p.shape),
+            "dtype": p.dtype,
+            "role": p.role,
+        }
+
+    content = {
+        "format": MARK,
+        "network": plan.network,
+        "batch": plan.batch,
+        "inputs": [port(p) for p in plan.variables if p.role in ("input", "target")],
+        "preprocessing": [dict(v.attributes) for v in program.graph.inputs],
+        "labels": list(program.graph.labels),
+        "outputs": [port(p) for p in plan.outputs],
+        "grain": GRAIN,
+        "arena_bytes": plan.arena_bytes,
+        "constant_bytes": plan.constant_bytes,
+        "kernels": {names[k.key]: list(k.options) for k in plan.kernels},
+        "prepare": [step(s) for s in plan.prepare],
+        "steps": [step(s) for s in plan.steps],
+        "forward": plan.forward,
+        "tables": [{"buffer": named(b), "values": list(values)} for b, values in plan.tables],
+    }
+    content["buffers"] = {label: asdict(b) for label, b in buffers.items()}
+    return _readable(content)
+
+
+def _readable(content: dict[str, Any]) -> str:
+    """JSON with a line per entry of every list or table at the second level."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list) and value:
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            parts.append(f'"{key}": [\n  {rows}\n ]')
+        elif isinstance(value, dict) and value:
+            rows = ",\n  ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            parts.append(f'"{key}": {{\n  {rows}\n }}')
+        else:
+            parts.append(f'"{key}": {json.dumps(value)}')
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def _weights(program: Program) -> bytes:
+    stream = io.BytesIO()
+    arrays: dict[str, Any] = dict(program.variables)
+    np.savez(stream, **arrays)
+    return stream.getvalue()

@@ -1,0 +1,104 @@
+"""The variables of a program: first values, reading and writing, safetensors files."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convdsl.diagnostics import CompileError, Diagnostic, did_you_mean, problem
+from convdsl.graph import Graph, Variable
+
+Array = np.ndarray
+
+
+def initial(variable: Variable, seed: int, batch: int = 1) -> Array:
+    """The first value of a variable: a function of the seed and the variable's name alone.
+
+    So adding a layer changes no other layer's weights.
+    """
+    shape = variable.type.with_batch(batch)
+    scheme = variable.initialiser
+    if scheme is None or scheme.scheme == "zeros":
+        return np.zeros(shape, variable.type.dtype)
+    if scheme.scheme == "ones":
+        return np.ones(shape, variable.type.dtype)
+    if scheme.scheme == "constant":
+        return np.full(shape, scheme.amount, variable.type.dtype)
+    random = np.random.default_rng([seed, zlib.crc32(variable.name.encode())])
+    if scheme.scheme == "uniform":
+        return random.uniform(-scheme.amount, scheme.amount, shape).astype(np.float32)
+    return (random.standard_normal(shape) * scheme.amount).astype(np.float32)
+
+
+def read(path: str | Path) -> dict[str, Array]:
+    """The arrays of a safetensors file. Raises CompileError E503 where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    if path.is_dir():
+        raise problem("E503", f"{path} is a directory, not a safetensors file")
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise problem("E503", f"there is no weights file {path}") from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as reason:
+        raise problem(
+            "E503",
+            f"{path} cannot be read as safetensors: {str(reason).strip() or 'damaged'}",
+            "weights files are written by `save` or by the safetensors library",
+        ) from None
+
+
+def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
+    """Write a safetensors file whole: it is complete or not there."""
+    import os
+    import tempfile
+
+    from safetensors.numpy import save
+
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+        os.replace(temporary, path)
+    except OSError as reason:
+        raise problem("E504", f"{path} cannot be written: {reason.strerror}") from None
+
+
+def check_update(graph: Graph, arrays: Mapping[str, Array]) -> None:
+    """Raise CompileError E505 where names or shapes are not those of the network."""
+    known = {v.name: v for v in (*graph.parameters, *graph.buffers)}
+    found: list[Diagnostic] = []
+    for name, array in arrays.items():
+        if name not in known:
+            found.append(
+                Diagnostic(
+                    "E505",
+                    f"`{graph.name}` has no parameter `{name}`",
+                    help=did_you_mean(name, known),
+                )
+            )
+            continue
+        expected, actual = known[name].type.shape, np.shape(array)
+        if expected != actual:
+            message = f"`{name}` has shape {list(expected)}, the given array {list(actual)}"
+            found.append(Diagnostic("E505", message))
+        elif np.asarray(array).dtype.kind not in "fiu":
+            message = f"`{name}` holds float32, the given array {np.asarray(array).dtype}"
+            found.append(Diagnostic("E505", message))
+    if found:
+        raise CompileError(found[:10])
+
+
+def check_complete(graph: Graph, names: Iterable[str], path: str | Path) -> None:
+    """Raise CompileError E505 where a weights file lacks some of the network's variables."""
+    given = set(names)
+    lacking = [v.name for v in (*graph.parameters, *graph.buffers) if v.name not in given]
+    if lacking:
+        shown = ", ".join(f"`{n}`" for n in lacking[:5]) + (", …" if len(lacking) > 5 else "")
+        raise problem("E505", f"{path} lacks {len(lacking)} of the parameters: {shown}")

@@ -1,0 +1,213 @@
+"""A compiled network: called with arrays, trained with gradients, its parameters read and set."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from convdsl.graph import Graph
+from convdsl.plan.model import Buffer, Plan, Port
+from convdsl.runtime import parameters as files
+from convdsl.runtime.parameters import initial
+
+Array = np.ndarray
+
+
+class Machine(Protocol):
+    """A device with a plan loaded."""
+
+    def prepare(self) -> None: ...
+
+    def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None: ...
+
+    def view(self, buffer: Buffer, shape: tuple[int, ...]) -> Array: ...
+
+
+class Program:
+    """A network compiled for a target, a batch and a mode.
+
+    Calling it with one float32 array N×C×spatial per input returns the output, or a tuple of
+    outputs; N is the batch it was compiled for, and the arrays returned belong to the caller.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, seed: int = 0) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.batch = plan.batch
+        self._lock = threading.Lock()
+        self._seed = seed
+        self._variables: dict[str, Array] = {}
+        for variable in graph.variables:
+            if variable.role not in ("input", "target"):
+                self._variables[variable.name] = initial(variable, seed)
+        self._stale = True
+        self._count = 0
+        self.input_grad: Array | tuple[Array, ...] | None = None
+        """The gradients by the inputs, after `value_and_grad` or `step`."""
+        self._machine: Machine | None = None
+        self._inputs = [p for p in plan.variables if p.role in ("input", "target")]
+
+    # -- running -----------------------------------------------------------------------------
+    def attach(self, machine: Machine) -> None:
+        """Give the program the device it runs on."""
+        self._machine = machine
+
+    @property
+    def machine(self) -> Machine:
+        """The device the program runs on."""
+        assert self._machine is not None
+        return self._machine
+
+    @property
+    def variables(self) -> Mapping[str, Array]:
+        """The memory of all variables that the program keeps."""
+        return self._variables
+
+    def __call__(self, *x: Array) -> Array | tuple[Array, ...]:
+        """The outputs for one array per input.
+
+        Raises ValueError, naming what was given and what is expected, for a wrong number of
+        arrays, a wrong shape or element type.
+        """
+        wanted = [p for p in self._inputs if p.role == "input"]
+        inputs = self._checked(wanted, x)
+        if len(wanted) < len(self._inputs):
+            raise TypeError("this program was compiled for training; call `value_and_grad`")
+        with self._lock:
+            self._execute(inputs, self.plan.forward)
+            results = tuple(self._copy(port) for port in self.plan.outputs)
+        return results[0] if len(results) == 1 else results
+
+    def value_and_grad(self, *arrays: Array) -> tuple[float, dict[str, Array]]:
+        """The loss and its gradients by all parameters, for the inputs and then the target.
+
+        Gradients come in the order of `parameters`; `input_grad` is set. Parameters do not change.
+        """
+        return self._train(arrays, self.plan.forward)
+
+    def step(self, *arrays: Array, lr: float) -> float:
+        """One optimiser step at learning rate ``lr``; returns the loss before it."""
+        if "learning_rate" not in self._variables:
+            raise TypeError("this program was compiled without an optimiser")
+        self._variables["learning_rate"][...] = lr
+        loss, _ = self._train(arrays, len(self.plan.steps))
+        return loss
+
+    def _train(self, arrays: tuple[Array, ...], last: int) -> tuple[float, dict[str, Array]]:
+        if all(p.role == "input" for p in self._inputs):
+            raise TypeError("this program was compiled for inference; compile with train=True")
+        inputs = self._checked(self._inputs, arrays)
+        with self._lock:
+            if "random_key" in self._variables:
+                self._variables["random_key"][...] = self._key()
+            self._execute(inputs, last)
+            results = {port.name: self._copy(port) for port in self.plan.outputs}
+            if last > self.plan.forward:
+                self._count += 1
+        by_input = tuple(
+            results[f"gradient of {p.name}"] for p in self._inputs if p.role == "input"
+        )
+        self.input_grad = by_input[0] if len(by_input) == 1 else by_input
+        gradients = {name: results[f"gradient of {name}"] for name in self.parameters}
+        return float(results["loss"]), gradients
+
+    def _key(self) -> int:
+        """The key of this step's random numbers: a function of seed and step."""
+        return int(np.random.SeedSequence([self._seed, self._count]).generate_state(1)[0])
+
+    def _execute(self, inputs: dict[str, Array], last: int) -> None:
+        if self._stale:
+            self.machine.prepare()
+            self._stale = False
+        self.machine.run(inputs, 0, last)
+
+    def _copy(self, port: Port) -> Array:
+        return self.machine.view(port.buffer, port.shape).copy()
+
+    def _checked(self, ports: list[Port], arrays: tuple[Array, ...]) -> dict[str, Array]:
+        if len(arrays) != len(ports):
+            names = ", ".join(p.name for p in ports)
+            raise ValueError(f"expected {len(ports)} arrays ({names}), got {len(arrays)}")
+        return {p.name: _checked(p, a) for p, a in zip(ports, arrays, strict=True)}
+
+    def profile(self, *arrays: Array, repeats: int = 5) -> list[tuple[str, str, float]]:
+        """For every step: the layer, its kernel and the median seconds it takes."""
+        inputs = self._checked(self._inputs, arrays)
+        steps = self.plan.steps[: self.plan.forward]
+        times = np.zeros((repeats, len(steps)))
+        with self._lock:
+            self._execute(inputs, self.plan.forward)
+            for run in range(repeats):
+                for index in range(len(steps)):
+                    start = time.perf_counter()
+                    self.machine.run(inputs, index, index + 1)
+                    times[run, index] = time.perf_counter() - start
+        medians = np.median(times, axis=0)
+        return [(s.name, s.kernel.name, float(t)) for s, t in zip(steps, medians, strict=True)]
+
+    # -- parameters --------------------------------------------------------------------------
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """The learned arrays by name, in definition order; read-only, see `update`."""
+        return self._read_only("parameter")
+
+    @property
+    def buffers(self) -> Mapping[str, Array]:
+        """The running statistics by name, in definition order; read-only, see `update`."""
+        return self._read_only("buffer")
+
+    def _read_only(self, role: str) -> Mapping[str, Array]:
+        found = {}
+        for variable in self.graph.variables:
+            if variable.role == role:
+                view = self._variables[variable.name].view()
+                view.flags.writeable = False
+                found[variable.name] = view
+        return MappingProxyType(found)
+
+    def update(self, arrays: Mapping[str, Array]) -> None:
+        """Write parameters or buffers; takes effect at the next call.
+
+        Raises CompileError E505, and writes nothing, where a name or a shape is not the network's.
+        """
+        files.check_update(self.graph, arrays)
+        with self._lock:
+            for name, array in arrays.items():
+                self._variables[name][...] = array
+            self._stale = True
+
+    def load(self, path: str | Path) -> None:
+        """Set all parameters and buffers from a safetensors file.
+
+        Raises CompileError E503 where it cannot be read, E505 where it is not of this network.
+        """
+        arrays = files.read(path)
+        files.check_update(self.graph, arrays)
+        files.check_complete(self.graph, arrays, path)
+        self.update(arrays)
+
+    def save(self, path: str | Path) -> None:
+        """Write all parameters and buffers to a safetensors file, whole or not at all."""
+        files.write(path, {**self.parameters, **self.buffers})
+
+
+def _checked(port: Port, array: Array) -> Array:
+    given = np.asarray(array)
+    kinds = "f" if port.dtype == "float32" else "iu"
+    if given.shape != port.shape or given.dtype.kind not in kinds or given.dtype.itemsize > 8:
+        raise ValueError(
+            f"`{port.name}` takes {port.dtype} of shape {port.shape}, "
+            f"got {given.dtype} of shape {given.shape}"
+        )
+    if port.dtype == "float32" and given.dtype != np.float32:
+        raise ValueError(
+            f"`{port.name}` takes float32 of shape {port.shape}, "
+            f"got {given.dtype} of shape {given.shape}"
+        )
+    return np.ascontiguousarray(given, port.dtype)

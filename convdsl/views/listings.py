@@ -1,0 +1,94 @@
+"""The stages of the compiler as text: syntax tree, graph and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from convdsl.diagnostics import Source, Span
+from convdsl.graph import Graph
+from convdsl.plan.model import Plan, Step
+
+
+def tree(node: Any, name: str = "", depth: int = 0) -> str:
+    """A syntax tree, one node a line with its place in the text (offsets from 0)."""
+    indent = "  " * depth + (f"{name}: " if name else "")
+    if isinstance(node, tuple | list):
+        if not node:
+            return f"{indent}()"
+        return "\n".join([f"{indent}"] * bool(name) + [tree(n, "", depth + 1) for n in node])
+    if not is_dataclass(node) or isinstance(node, Source | Span):
+        return f"{indent}{node!r}"
+    span = getattr(node, "span", None)
+    place = f" [{span.start}:{span.end}]" if isinstance(span, Span) else ""
+    lines = [f"{indent}{type(node).__name__}{place}"]
+    for f in fields(node):
+        value = getattr(node, f.name)
+        if isinstance(value, Source | Span) or value in ((), None, ""):
+            continue
+        lines.append(tree(value, f.name, depth + 1))
+    return "\n".join(lines)
+
+
+def graph(graph: Graph) -> str:
+    """A graph: its variables, then a line per node with the type of its result."""
+    lines = [f"graph {graph.name}"]
+    for variable in graph.variables:
+        shape = list(variable.type.shape)
+        kind = str(variable.type) if variable.type.batched else str(shape)
+        lines.append(f"  {variable.role} %{variable.name}: {kind} {_dtype(variable.type.dtype)}")
+    for node in graph.nodes:
+        results = ", ".join(f"%{v.name}: {v.type}" for v in node.outputs)
+        inputs = ", ".join(f"%{v.name}" for v in node.inputs)
+        lines.append(f"  {results} = {node.op.notation()} ({inputs})")
+    lines += [f"  output {name}: %{value.name}" for name, value in graph.outputs]
+    lines += [f"  %{variable.name} <- %{value.name}" for variable, value in graph.assignments]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _dtype(dtype: str) -> str:
+    return "" if dtype == "float32" else dtype
+
+
+def plan(plan: Plan) -> str:
+    """A plan: steps with their kernels, reasons, memory and arithmetic."""
+    lines = [
+        f"plan {plan.network} for {plan.target}, batch {plan.batch}",
+        f"  arena {plan.arena_bytes:,} bytes (largest live set {plan.live_bytes:,}), "
+        f"kept from parameters {plan.constant_bytes:,} bytes, {len(plan.kernels)} kernels",
+    ]
+    sections = (
+        ("prepare, after parameters change:", plan.prepare),
+        ("run:", plan.steps[: plan.forward]),
+        ("update:", plan.steps[plan.forward :]),
+    )
+    for title, steps in sections:
+        if steps:
+            lines += [f"  {title}", *_table(_row(step) for step in steps)]
+    return "\n".join(lines)
+
+
+def _row(step: Step) -> tuple[str, ...]:
+    *reads, writes = step.buffers
+    moved = sum(b.bytes for b in step.buffers)
+    sources = " ".join(b.name for b in reads)
+    place = f"{writes.place}+{writes.offset}" if writes.place != "variable" else writes.name
+    return (
+        step.name,
+        step.kernel.name,
+        f"{sources} -> {writes.name} @{place}",
+        f"{step.work} units",
+        f"{moved:,} B",
+        f"{step.flops:,} FLOP",
+        step.reason,
+    )
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    kept = list(rows)
+    widths = [max(len(row[c]) for row in kept) for c in range(len(kept[0]))]
+    return [
+        "    " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in kept
+    ]

@@ -1,0 +1,27 @@
+"""What all tests share: the `--slow` option, the kernel cache, and no skips where CI runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Kept between runs, because compiling kernels is what takes the time.
+os.environ.setdefault("CONVDSL_CACHE_DIR", str(ROOT / ".cache" / "convdsl-tests"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.slow and not config.option.markexpr:
+        config.option.markexpr = "not slow"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run on CI that skipped a test, for every oracle is installed there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,110 @@
+"""Compiled CPU kernels against the interpreter, with poisoned memory and guard zones."""
+
+import numpy as np
+import pytest
+from helpers import positive_buffers, random_arrays, relative_error, sample_network
+
+import convdsl
+from convdsl.compiler import compile, lower
+from convdsl.ops import registry
+from convdsl.runtime.cpu import CpuMachine
+from convdsl.runtime.interpreter import evaluate
+
+SAMPLES = [s for op in registry().values() for s in op.samples]
+
+
+def run(graph, arrays, batch, loss=None):
+    """All outputs of the compiled program, its arena poisoned with NaN before."""
+    program = compile(graph, batch=batch, loss=loss)
+    for name, array in program.variables.items():
+        if name in arrays:
+            array[...] = arrays[name]
+    machine = program.machine
+    assert isinstance(machine, CpuMachine)
+    machine.poison()
+    machine.prepare()
+    inputs = {
+        p.name: arrays[p.name] for p in program.plan.variables if p.role in ("input", "target")
+    }
+    machine.run(inputs, 0, program.plan.forward)
+    results = {p.name: machine.view(p.buffer, p.shape).copy() for p in program.plan.outputs}
+    assert machine.guards_intact()
+    return results
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+def test_the_kernel_is_the_interpreter(sample):
+    graph = sample_network(sample).graph
+    for batch in (1, 3):
+        arrays = positive_buffers(graph, random_arrays(graph, batch, seed=batch))
+        expected = evaluate(graph, arrays)["output"]
+        assert relative_error(run(graph, arrays, batch)["output"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+def test_compiled_gradients_are_the_interpreters(sample):
+    """With the cross-entropy of the flattened result as the loss."""
+    text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
+    graph = convdsl.load_source(text).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = positive_buffers(graph, random_arrays(lowered, 2, seed=5))
+    expected = evaluate(lowered, arrays)
+    actual = run(graph, arrays, 2, "cross_entropy")
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        assert relative_error(actual[name], value) < 2e-5, name
+
+
+CONVOLUTIONS = [
+    # channels, filters, size, window, stride, pad, dilation
+    (3, 16, (9, 7), "3x3", "", "pad=half", ""),
+    (1, 17, (12, 12), "5x5", "", "", ""),
+    (4, 33, (13, 6), "1x1", "/2", "", ""),
+    (5, 8, (11, 30), "3x5", "/2x3", "pad=[(2, 0), (1, 4)]", ""),
+    (2, 20, (10, 10), "3x3", "", "pad=2", "dilation=2"),
+    (2, 24, (2, 3), "3x3", "", "pad=full", ""),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_direct_convolutions_at_every_border(case):
+    channels, filters, size, window, stride, pad, dilation = case
+    text = f"conv {filters}@{window} {stride} {pad} {dilation}"
+    source = f"net T {{\n input {channels}@{size[0]}x{size[1]}\n {text}\n}}"
+    graph = convdsl.load_source(source).graph
+    arrays = random_arrays(graph, 2)
+    expected = evaluate(graph, arrays)["output"]
+    program = compile(graph, batch=2)
+    assert any("direct" in step.reason for step in program.plan.steps)
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+def test_a_kernel_that_leaves_an_element_unwritten_is_caught(monkeypatch):
+    """A planted bug: the nests' kernels stop one element early."""
+    from convdsl.kernels.cpu import nests
+
+    honest = nests._body
+
+    def one_short(nest):
+        lines, work = honest(nest)
+        return [line.replace("range(begin, end)", "range(begin, end - 1)") for line in lines], work
+
+    monkeypatch.setattr(nests, "_body", one_short)
+    graph = sample_network(registry()["avg"].samples[0]).graph
+    arrays = random_arrays(graph, 1)
+    assert not np.isfinite(run(graph, arrays, 1)["output"]).all()
+
+
+def test_a_kernel_that_writes_beyond_its_buffer_is_caught(monkeypatch):
+    from convdsl.kernels.cpu import nests
+
+    honest = nests._body
+
+    def one_far(nest):
+        lines, work = honest(nest)
+        return [*lines, "y[end] = float32(1.0)"], work
+
+    monkeypatch.setattr(nests, "_body", one_far)
+    graph = sample_network(registry()["avg"].samples[0]).graph
+    with pytest.raises(AssertionError):
+        run(graph, random_arrays(graph, 1), 1)
