@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Load, Symbol, bare
-from convdsl.ops.families import Convolution
+from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import Call, Kernel, Recipe
 
 PIXELS = 6
@@ -21,13 +21,19 @@ VECTORS = 2
 
 
 def fits(family: Convolution, lanes: int) -> bool:
-    """Whether this generator computes the convolution: forward, ungrouped, of series and images."""
-    return (
-        family.direction == "forward"
-        and family.groups == 1
-        and len(family.geometry.window) in (1, 2)
-        and family.filters >= lanes // 2
-    )
+    """Whether this generator computes the convolution: ungrouped, of series and images.
+
+    The gradient by the input is a convolution itself where the stride is 1.
+    """
+    g = family.geometry
+    if family.groups > 1 or len(g.window) > 2:
+        return False
+    if family.direction == "input":
+        covers = all(
+            b < d * (k - 1) + 1 for b, d, k in zip(g.before, g.dilation, g.window, strict=True)
+        )
+        return set(g.stride) == {1} and covers and family.channels >= lanes // 2
+    return family.direction == "forward" and family.filters >= lanes // 2
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class _Sizes:
     DW: int
 
 
-def _sizes(family: Convolution) -> _Sizes:
-    g = family.geometry
+def geometry_sizes(g: Geometry) -> _Sizes:
+    """The sizes of a window over images or series."""
     rows = (
         (g.input, 1),
         (g.output, 1),
@@ -64,14 +70,29 @@ def _sizes(family: Convolution) -> _Sizes:
 
 def recipe(family: Convolution, lanes: int) -> Recipe:
     """Pack the weights (once, where they do not change), then convolve."""
-    s = _sizes(family)
+    if family.direction == "input":
+        return _recipe(_transposed(family), lanes, transposed=True)
+    return _recipe(family, lanes, transposed=False)
+
+
+def _transposed(family: Convolution) -> Convolution:
+    """The convolution of dy, with mirrored windows, that is the gradient by the input."""
+    g = family.geometry
+    before = tuple(d * (k - 1) - b for b, d, k in zip(g.before, g.dilation, g.window, strict=True))
+    turned = Geometry(g.output, g.input, g.window, g.stride, before, g.dilation)
+    return Convolution("forward", family.batch, family.filters, family.channels, 1, turned)
+
+
+def _recipe(family: Convolution, lanes: int, transposed: bool) -> Recipe:
+    s = geometry_sizes(family.geometry)
     block = lanes * VECTORS
     blocks = -(-family.filters // block)
-    taps = family.channels * s.KH * s.KW
+    elements = s.KH * s.KW
+    taps = family.channels * elements
     pack = Call(
-        _pack(lanes),
+        _pack(lanes, transposed),
         ("in1", "packed"),
-        (family.filters, taps),
+        (family.filters, family.channels, elements),
         blocks,
         blocks * block * taps,
     )
@@ -85,22 +106,26 @@ def recipe(family: Convolution, lanes: int) -> Recipe:
     return Recipe((pack, convolve), (("packed", blocks * block * taps),), reason)
 
 
-def _pack(lanes: int) -> Kernel:
+def _pack(lanes: int, transposed: bool) -> Kernel:
     block = lanes * VECTORS
+    # Transposed: filters and channels change places, and the window is mirrored.
+    source = "(c * F + f) * K + K - 1 - k" if transposed else "(f * C + c) * K + k"
+    stored = "w[C, F, K] mirrored" if transposed else "w[F, C, K]"
     body = [
         "for unit in range(begin, end):",
-        "    for t in range(taps):",
-        f"        at = (unit * taps + t) * {block}",
-        f"        for lane in range({block}):",
-        f"            f = unit * {block} + lane",
-        "            packed[at + lane] = w[f * taps + t] if f < F else float32(0.0)",
+        "    for c in range(C):",
+        "        for k in range(K):",
+        f"            at = ((unit * C + c) * K + k) * {block}",
+        f"            for lane in range({block}):",
+        f"                f = unit * {block} + lane",
+        f"                packed[at + lane] = w[{source}] if f < F else float32(0.0)",
     ]
     return kernel(
-        f"pack_filters_by_{block}",
+        f"pack_filters_by_{block}" + ("_transposed" if transposed else ""),
         [("w", "float32"), ("packed", "float32")],
-        ["F", "taps"],
+        ["F", "C", "K"],
         body,
-        f"packed[F/{block}, taps, {block}] from w[F, taps], zeros beyond F; a unit per block.",
+        f"packed[F/{block}, C, K, {block}] from {stored}, zeros beyond F; a unit per block.",
     )
 
 

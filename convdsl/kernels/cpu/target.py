@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu import convolution, nests, product
+from convdsl.kernels.cpu import convolution, nests, product, weight_gradient
 from convdsl.ops.families import Convolution, Family, Product
 from convdsl.plan.model import Recipe
 
@@ -23,4 +23,6 @@ class CpuTarget:
                 return product.recipe(family)
             case Convolution() if convolution.fits(family, self.lanes):
                 return convolution.recipe(family, self.lanes)
+            case Convolution() if weight_gradient.fits(family, self.lanes):
+                return weight_gradient.recipe(family, self.lanes)
         return nests.recipe(family)

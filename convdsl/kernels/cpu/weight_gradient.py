@@ -1,0 +1,184 @@
+"""The gradient of a convolution by its weights on the CPU: filters along the lanes, pixels summed.
+
+dy is turned so that a pixel's filters lie side by side and x is padded; then every weight of a tile
+of taps × filters is a sum over the pixels of all images, held in registers.
+"""
+
+from __future__ import annotations
+
+from convdsl.kernels.cpu.convolution import geometry_sizes
+from convdsl.kernels.cpu.frame import kernel
+from convdsl.ops.families import Convolution
+from convdsl.plan.model import Call, Kernel, Recipe
+
+TAPS = 6
+"""Taps of a register tile: with two vectors of filters, 12 accumulators of 16 registers."""
+VECTORS = 2
+"""Vectors of filters in a tile."""
+
+
+def fits(family: Convolution, lanes: int) -> bool:
+    """Whether this generator computes the gradient: ungrouped, of series and images."""
+    return (
+        family.direction == "weight"
+        and family.groups == 1
+        and len(family.geometry.window) in (1, 2)
+        and family.filters >= lanes // 2
+    )
+
+
+def recipe(family: Convolution, lanes: int) -> Recipe:
+    """Turn dy, pad x, sum."""
+    s = geometry_sizes(family.geometry)
+    block = lanes * VECTORS
+    blocks = -(-family.filters // block)
+    pixels = family.batch * s.OH * s.OW
+    # The padded input reaches as far as the last window does.
+    height = (s.OH - 1) * s.SH + (s.KH - 1) * s.DH + 1
+    width = (s.OW - 1) * s.SW + (s.KW - 1) * s.DW + 1
+    planes = family.batch * family.channels
+    taps = family.channels * s.KH * s.KW
+    groups = -(-taps // TAPS)
+    turn = Call(
+        _turn(block),
+        ("in1", "turned"),
+        (family.batch, family.filters, s.OH * s.OW, blocks),
+        blocks * family.batch,
+        blocks * block * pixels,
+    )
+    pad = Call(
+        _pad(),
+        ("in0", "padded"),
+        (s.H, s.W, height, width, s.PH, s.PW),
+        planes,
+        planes * height * width,
+    )
+    total = Call(
+        _sum(lanes),
+        ("padded", "turned", "out"),
+        (
+            family.batch,
+            family.channels,
+            family.filters,
+            groups,
+            height,
+            width,
+            s.OH,
+            s.OW,
+            s.KH,
+            s.KW,
+            s.SH,
+            s.SW,
+            s.DH,
+            s.DW,
+        ),
+        blocks * groups,
+        family.filters * taps * pixels,
+    )
+    temporaries = (
+        ("turned", blocks * block * pixels),
+        ("padded", planes * height * width),
+    )
+    reason = f"summed over pixels, {TAPS} taps × {block} filters in registers"
+    return Recipe((turn, pad, total), temporaries, reason)
+
+
+def _turn(block: int) -> Kernel:
+    body = [
+        "for unit in range(begin, end):",
+        "    fb = unit // N",
+        "    n = unit % N",
+        "    for p in range(P):",
+        f"        at = ((fb * N + n) * P + p) * {block}",
+        f"        for lane in range({block}):",
+        f"            f = fb * {block} + lane",
+        "            inside = f < F",
+        "            turned[at + lane] = dy[(n * F + f) * P + p] if inside else float32(0.0)",
+    ]
+    return kernel(
+        f"filters_innermost_by_{block}",
+        [("dy", "float32"), ("turned", "float32")],
+        ["N", "F", "P", "blocks"],
+        body,
+        f"turned[F/{block}, N, P, {block}] from dy[N, F, P]; a unit per block and image.",
+    )
+
+
+def _pad() -> Kernel:
+    body = [
+        "for plane in range(begin, end):",
+        "    for py in range(PH):",
+        "        y = py - top",
+        "        at = (plane * PH + py) * PW",
+        "        if y < 0 or y >= H:",
+        "            for px in range(PW):",
+        "                padded[at + px] = float32(0.0)",
+        "        else:",
+        "            first = min(left, PW)",
+        "            last = max(first, min(left + W, PW))",
+        "            for px in range(first):",
+        "                padded[at + px] = float32(0.0)",
+        "            for px in range(first, last):",
+        "                padded[at + px] = x[(plane * H + y) * W + px - left]",
+        "            for px in range(last, PW):",
+        "                padded[at + px] = float32(0.0)",
+    ]
+    return kernel(
+        "pad_planes",
+        [("x", "float32"), ("padded", "float32")],
+        ["H", "W", "PH", "PW", "top", "left"],
+        body,
+        "padded[planes, PH, PW] from x[planes, H, W], zeros around it; a unit per plane.",
+    )
+
+
+def _sum(lanes: int) -> Kernel:
+    block = lanes * VECTORS
+    tile = [(q, v) for q in range(TAPS) for v in range(VECTORS)]
+    body = [
+        "taps = C * KH * KW",
+        "for unit in range(begin, end):",
+        "    fb = unit // groups",
+        f"    first = (unit % groups) * {TAPS}",
+    ]
+    for q in range(TAPS):
+        # Beyond the last tap the first is summed again and not stored.
+        body += [
+            f"    q{q} = first + {q} if first + {q} < taps else first",
+            f"    c{q} = q{q} // (KH * KW)",
+            f"    k{q} = q{q} % (KH * KW)",
+            f"    o{q} = (c{q} * PH + k{q} // KW * DH) * PW + k{q} % KW * DW",
+        ]
+    body += [f"    s{q}_{v} = zero()" for q, v in tile]
+    body += [
+        "    for n in range(N):",
+        "        for oy in range(OH):",
+        "            row = (n * C * PH + oy * SH) * PW",
+        f"            at = ((fb * N + n) * OH + oy) * OW * {block}",
+        "            for ox in range(OW):",
+    ]
+    inner = [f"d{v} = load(turned, at + ox * {block} + {v * lanes})" for v in range(VECTORS)]
+    for q in range(TAPS):
+        inner.append(f"x{q} = splat(padded, row + o{q} + ox * SW)")
+        inner += [f"s{q}_{v} = fma(x{q}, d{v}, s{q}_{v})" for v in range(VECTORS)]
+    body += ["                " + line for line in inner]
+    for v in range(VECTORS):
+        body += [
+            f"    start = fb * {block} + {v * lanes}",
+            f"    for k in range(min(F - start, {lanes})):",
+            "        at = (start + k) * taps + first",
+        ]
+        for q in range(TAPS):
+            body += [
+                f"        if first + {q} < taps:",
+                f"            dw[at + {q}] = lane(s{q}_{v}, k)",
+            ]
+    return kernel(
+        f"convolution2d_weight_{lanes}",
+        [("padded", "float32"), ("turned", "float32"), ("dw", "float32")],
+        ["N", "C", "F", "groups", "PH", "PW", "OH", "OW", "KH", "KW", "SH", "SW", "DH", "DW"],
+        body,
+        f"dw[F, taps] summed over pixels; a unit per {block} filters and {TAPS} taps.",
+        ("contract",),
+        lanes,
+    )
