@@ -275,14 +275,14 @@ def _fits(node: Node, op: Op) -> bool:
 
 
 def _subsets(ops: Ops, exhaustive: bool) -> Iterator[dict[Node, Op]]:
-    """All of them first, then the smaller sets while they are few."""
+    """All of them first, then the smaller sets while they are few, later layers before earlier."""
     items = tuple(ops.items())
     if items:
         yield dict(items)
     if exhaustive and 1 << len(items) <= MOST_SUBSETS:
         for size in range(1, len(items)):
-            for chosen in itertools.combinations(items, size):
-                yield dict(chosen)
+            for chosen in itertools.combinations(reversed(items), size):
+                yield dict(reversed(chosen))
 
 
 def _on(chosen: Ops, nodes: Sequence[Node]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -53,19 +52,12 @@ def _input_sizes(given: list[tuple[str, tuple[int, ...]]]) -> Any:
     return dict(given)
 
 
-def assignment(text: str) -> tuple[str, object]:
-    """``name=value``: a number, a list, `on` or `off`, or a word."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not name.isidentifier() or not value:
+def assignment(text: str) -> tuple[str, str]:
+    """``name=value``, the value as it is written in the language."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not name.isidentifier() or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    words = {"on": True, "off": False, "true": True, "false": False}
-    if value in words:
-        return name, words[value]
-    try:
-        literal = ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return name, value
-    return name, list(literal) if isinstance(literal, tuple) else literal
+    return name, value
 
 
 def input_size(text: str) -> tuple[str, tuple[int, ...]]:

@@ -232,7 +232,7 @@ def _write(path: Path, outputs: Mapping[str, Array]) -> None:
 
     stream = BytesIO()
     if path.suffix.lower() == ".npz":
-        np.savez(stream, **dict(outputs))
+        np.savez(stream, allow_pickle=False, **outputs)
     elif path.suffix.lower() != ".npy":
         raise problem("E534", f"{path}: outputs are written as `.npy` or `.npz`")
     elif len(outputs) > 1:

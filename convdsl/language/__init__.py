@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from convdsl.language.elaboration import Elaborated, elaborate, net_names
 from convdsl.language.parsing import parse
 
-__all__ = ["parse"]
+__all__ = ["Elaborated", "elaborate", "net_names", "parse"]

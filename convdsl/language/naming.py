@@ -59,17 +59,31 @@ class Line:
         return found
 
 
-def labels(body: syntax.Body, in_loop: bool = False) -> Iterator[tuple[syntax.Name, bool]]:
-    """The labels of a body, and whether they stand in a loop, of nested bodies too."""
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a body; of those in loops, where they stand."""
+
+    names: frozenset[str]
+    looped: frozenset[int]
+
+
+def labels(body: syntax.Body) -> Labels:
+    """The labels of a body and the bodies in it."""
+    found = list(_labels(body, False))
+    looped = frozenset(name.span.start for name, in_loop in found if in_loop)
+    return Labels(frozenset(name.text for name, _ in found), looped)
+
+
+def _labels(body: syntax.Body, in_loop: bool) -> Iterator[tuple[syntax.Name, bool]]:
     for statement in body.statements:
         match statement:
             case syntax.Layer(label=syntax.Name() as label):
                 yield label, in_loop
             case syntax.For():
-                yield from labels(statement.body, True)
+                yield from _labels(statement.body, True)
             case syntax.If():
                 for branch in branches(statement):
-                    yield from labels(branch, in_loop)
+                    yield from _labels(branch, in_loop)
 
 
 def branches(statement: syntax.If) -> Iterable[syntax.Body]:

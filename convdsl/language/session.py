@@ -43,6 +43,7 @@ class Frame:
     home: dict[str, Any]
     defaults: Defaults
     naming: Names
+    looped: frozenset[int] = frozenset()
     path: tuple[Scope, ...] = ()
     received: Any = None
     current: Any = None

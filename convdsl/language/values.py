@@ -55,7 +55,7 @@ class BlockValue:
     """A block with what is in scope where it is defined."""
 
     syntax: syntax.Block
-    home: Mapping[str, Any]
+    home: dict[str, Any]
     defaults: Defaults
 
     @property
@@ -68,7 +68,7 @@ class NetValue:
     """A network, or an instance of one, with what is in scope where it is defined."""
 
     syntax: syntax.Net | syntax.Instance
-    home: Mapping[str, Any]
+    home: dict[str, Any]
     defaults: Defaults
 
     @property

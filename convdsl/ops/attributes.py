@@ -442,7 +442,7 @@ class Connections(Kind):
         return tuple(tuple(mark == "X" for mark in row) for row in rows)
 
     def show(self, value: Any) -> str:
-        rows = ["".join("X" if c else "." for c in row) for row in value]
+        rows = ["".join("X" if c else "." for c in row) for row in value or ()]
         return '"' + " ".join(rows) + '"'
 
 

@@ -173,7 +173,7 @@ def from_image(image: Image, spec: InputSpec, name: str = "the image") -> Array:
     before = pixels.shape[1:]
     if "crop" in given:
         pixels = _cropped(pixels, _sizes(given["crop"]), name)
-    if _flag(given.get("invert", False)):
+    if given.get("invert"):
         pixels = 1 - pixels
     if "pad" in given:
         high, wide = _sizes(given["pad"])
@@ -228,7 +228,7 @@ def _cropped(pixels: Array, sizes: tuple[int, int], name: str) -> Array:
 def _scaled(pixels: Array, given: Mapping[str, Any]) -> Array:
     low, high = _numbers(given.get("range", (0, 1)))
     pixels = low + pixels * (high - low)
-    if _word(given.get("order", "rgb")) == "bgr":
+    if given.get("order") == "bgr":
         pixels = pixels[::-1]
     mean, std = (_numbers(given.get(name, default)) for name, default in (("mean", 0), ("std", 1)))
     per_channel = (-1, 1, 1)
@@ -250,26 +250,14 @@ def _wrong_size(name: str, given: Shape, made: Shape, spec: InputSpec) -> Compil
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    """The numbers in an attribute: one, a list, sizes (``3x5``) or a range (``0..1``)."""
-    if hasattr(value, "sizes"):
-        value = value.sizes
-    elif hasattr(value, "low"):
-        value = (value.low, value.high)
+    """The numbers of an attribute that has one or several."""
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def _sizes(value: Any) -> tuple[int, int]:
     """Height and width."""
-    sizes = [int(number) for number in _numbers(value)]
-    return sizes[0], sizes[-1]
-
-
-def _word(value: Any) -> str:
-    return str(getattr(value, "name", value))
-
-
-def _flag(value: Any) -> bool:
-    return value is True or _word(value) in ("on", "true")
+    sizes = _numbers(value)
+    return int(sizes[0]), int(sizes[-1])
 
 
 # -- without a file --------------------------------------------------------------------------

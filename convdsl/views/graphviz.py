@@ -46,7 +46,13 @@ EDGE = {
     "penwidth": "0.8",
     "arrowsize": "0.6",
 }
-CLUSTER = {"style": "rounded", "color": "#999999", "fontcolor": "#555555", "fontsize": "10"}
+CLUSTER = {
+    "style": "rounded",
+    "color": "#999999",
+    "fontcolor": "#555555",
+    "fontsize": "10",
+    "penwidth": "0.8",
+}
 
 
 CAPTION_WIDTH = 60

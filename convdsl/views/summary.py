@@ -133,9 +133,13 @@ class Summary:
         for name, type in self.inputs:
             yield (name, "input", str(type), "", "", "")
         before = self.inputs[-1][0] if self.inputs else ""
+        heads: dict[str, str] = {}
         for row in rows(self.layers):
-            yield _row(row, before, arithmetic)
+            # What the row before computes needs no mention; what else is read is called by its row.
+            others = () if row[0].inputs == (before,) else row[0].inputs
+            yield _row(row, [heads.get(name, name) for name in others], arithmetic)
             before = row[-1].name
+            heads.update({layer.name: row[0].name for layer in row})
         yield None
         field = extents(self.receptive_field)
         yield ("total", "", "", _count(self.total.parameters), _count(self.total.macs), field)
@@ -257,10 +261,10 @@ def rows(layers: Sequence[Layer]) -> list[list[Layer]]:
     return grouped
 
 
-def _row(row: Sequence[Layer], before: str, arithmetic: bool) -> tuple[str, ...]:
+def _row(row: Sequence[Layer], sources: Sequence[str], arithmetic: bool) -> tuple[str, ...]:
     notation = " -> ".join(layer.notation for layer in row)
-    if row[0].inputs != (before,):
-        notation += f"  <- {', '.join(row[0].inputs)}"
+    if sources:
+        notation += f"  <- {', '.join(sources)}"
     parameters = sum(layer.costs.parameters for layer in row)
     shown = _count(parameters)
     if arithmetic and parameters:

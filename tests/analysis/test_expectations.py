@@ -75,7 +75,7 @@ def test_notes_show_how_the_number_comes_about():
 
 
 def test_grouped_alexnet_is_named():
-    """The paper's two GPUs: C4, C5 and C2 of its numbering see half of the channels."""
+    """The second, fourth and fifth convolution of the paper see the channels of one GPU."""
     text = told(expect(alexnet(), "params", "60_965_224", 60_965_224))
     assert "splits layers over two GPUs" in text
     assert "`groups=2` on `C3`, `C6` and `C7` gives 60_965_224" in text
