@@ -52,8 +52,8 @@ class Verdict:
             return f"{self.place}: {_number(errors, 'error') if errors else 'no network'}"
         claims = len(self.network.expectations)
         if errors:
-            return f"{self.place}: {errors} of {_number(claims, 'expectation')} not met"
-        held = f", {_number(claims, 'expectation')} met" if claims else ", nothing expected"
+            return f"{self.place}: {errors} of {_number(claims, 'expectation')} failed"
+        held = f", {_number(claims, 'expectation')} hold" if claims else ", nothing expected"
         return f"{self.place}: ok, {self.network.params:,} parameters{held}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from convdsl.diagnostics import did_you_mean
@@ -37,6 +38,7 @@ class Expressions:
             syntax.Tuple: self._tuple,
             syntax.Unary: self._unary,
             syntax.Binary: self._binary,
+            syntax.Comparison: self._comparison,
             syntax.Conditional: self._conditional,
             syntax.Index: self._index,
             syntax.Member: self._member,
@@ -142,16 +144,29 @@ class Expressions:
         operator = expression.operator
         if operator in ("and", "or"):
             return self._logical(expression, frame)
-        read = self.evaluate if operator in ("==", "!=") else self.known
-        left, right = read(expression.left, frame), read(expression.right, frame)
+        left, right = self.known(expression.left, frame), self.known(expression.right, frame)
         if left is POISON or right is POISON:
             return POISON
         if isinstance(left, Value) and isinstance(right, Value) and operator in _TENSOR_OPS:
             return self.combine(_TENSOR_OPS[operator], expression, [left, right], frame)
-        word = _mistaken(expression, left, right)
-        if word is not None:
-            return self.unknown(word, frame)
         return self._refusable(expression, frame, lambda: values.binary(operator, left, right))
+
+    def _comparison(self, expression: syntax.Comparison, frame: Frame) -> Any:
+        found = [self.evaluate(operand, frame) for operand in expression.operands]
+        if any(value is POISON for value in found):
+            return POISON
+        for (left, right), operator, (a, b) in zip(
+            pairwise(expression.operands), expression.operators, pairwise(found), strict=True
+        ):
+            word = _mistaken(operator, (left, a), (right, b))
+            if word is not None:
+                return self.unknown(word, frame)
+            try:
+                if not values.compare(operator, a, b):
+                    return False
+            except Refused as reason:
+                return self.session.refuse(reason, left.span.to(right.span), frame)
+        return True
 
     def _logical(self, expression: syntax.Binary, frame: Frame) -> Any:
         """The right side is evaluated only where it decides."""
@@ -225,19 +240,18 @@ class Expressions:
         return call
 
 
-def _mistaken(comparison: syntax.Binary, left: Any, right: Any) -> Unbound | None:
+Side = tuple[syntax.Expression, Any]
+
+
+def _mistaken(operator: str, left: Side, right: Side) -> Unbound | None:
     """The word in a comparison that can only be a name nobody knows.
 
     A word is compared with a word that came in through a parameter, or with a string.
     """
-    for value, side, other in (
-        (left, comparison.left, right),
-        (right, comparison.right, left),
-    ):
-        written_here = isinstance(value, Unbound) and value.span == side.span
-        if written_here and not isinstance(other, str | Word | Unbound):
-            return value
-    if isinstance(left, Unbound) and isinstance(right, Unbound):
-        both_here = left.span == comparison.left.span and right.span == comparison.right.span
-        return left if both_here else None
-    return None
+    words = []
+    for (side, value), (_, other) in ((left, right), (right, left)):
+        if isinstance(value, Unbound) and value.span == side.span:
+            if not isinstance(other, str | Word | Unbound) or operator not in ("==", "!="):
+                return value
+            words.append(value)
+    return words[0] if len(words) == 2 else None

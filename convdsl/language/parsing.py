@@ -77,7 +77,8 @@ def _parse(source: Source) -> tuple[syntax.File | None, list[Diagnostic]]:
         try:
             tree = grammar().parse(text)
             file, more = read(tree, source)
-            return file, findings + more
+            # What was left out before leaves gaps that would be complained of.
+            return file, findings or more
         except UnexpectedInput as error:
             finding, region = mistakes.explain(error, text, source)
         except TooDeep as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from convdsl.diagnostics import Diagnostic, Source, Span
@@ -19,6 +18,7 @@ LARGEST = 1 << 63
 """Numbers from here on are refused."""
 
 _SUFFIXES = {"K": 3, "M": 6, "G": 9, "T": 12}
+_STRAY = "E002", "braces stand after `net`, `block`, `for`, `if`, `else` or `default`"
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 
 
@@ -26,6 +26,9 @@ def read(tree: Tree[Token], source: Source) -> tuple[syntax.File, list[Diagnosti
     """The file, and what the grammar lets through but the language does not."""
     reader = _Reader(source)
     items = tuple(reader.read(child) for child in tree.children)
+    for item in items:
+        if isinstance(item, syntax.Body):
+            reader.findings.append(Diagnostic(*_STRAY, item.span))
     return syntax.File(source, items, reader.comments), reader.findings
 
 
@@ -166,11 +169,7 @@ class _Reader:
         # A body alone comes from a line that was left out because of an error, or is one.
         for child in tree.children:
             if cast(Any, child).data == "body":
-                self._complain(
-                    "E002",
-                    "braces stand after `net`, `block`, `for`, `if`, `else` or `default`",
-                    self._span(cast(Any, child)),
-                )
+                self._complain(*_STRAY, self._span(cast(Any, child)))
         return syntax.Body(self._span(tree), self._all(tree.children))
 
     def _input(self, tree: Tree[Token]) -> syntax.Input:
@@ -307,18 +306,10 @@ class _Reader:
 
     _disjunction = _conjunction = _sum = _product = _chain
 
-    def _comparison(self, tree: Tree[Token]) -> syntax.Expression:
-        """``a < b < c`` is ``a < b and b < c``."""
+    def _comparison(self, tree: Tree[Token]) -> syntax.Comparison:
         children = cast(Any, tree.children)
-        operands = self._all(children[::2])
-        parts = [
-            syntax.Binary(a.span.to(b.span), str(operator), a, b)
-            for (a, b), operator in zip(pairwise(operands), children[1::2], strict=True)
-        ]
-        found = parts[0]
-        for part in parts[1:]:
-            found = syntax.Binary(self._span(tree), "and", found, part)
-        return found
+        operators = tuple(map(str, children[1::2]))
+        return syntax.Comparison(self._span(tree), self._all(children[::2]), operators)
 
     def _negation(self, tree: Tree[Token]) -> syntax.Unary:
         return syntax.Unary(self._span(tree), "not", self.read(tree.children[0]))

@@ -78,11 +78,19 @@ class Unary(Node):
 
 @dataclass(frozen=True)
 class Binary(Node):
-    """Arithmetic, comparisons (with both neighbours for chains), ``and`` and ``or``."""
+    """Arithmetic, ``and`` and ``or``."""
 
     operator: str
     left: Expression
     right: Expression
+
+
+@dataclass(frozen=True)
+class Comparison(Node):
+    """``a < b == c``: every operand compared with the next."""
+
+    operands: tuple[Expression, ...]
+    operators: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,7 @@ Expression = (
     | Tuple
     | Unary
     | Binary
+    | Comparison
     | Conditional
     | Index
     | Member

@@ -173,15 +173,24 @@ def truth(value: Any) -> bool:
 
 
 def binary(operator: str, a: Any, b: Any) -> Any:
-    """Arithmetic and comparisons; lists are joined by ``+`` and repeated by ``*``."""
-    if operator in ("==", "!="):
-        return _equal(a, b) == (operator == "==")
+    """Arithmetic; lists are joined by ``+`` and repeated by ``*``."""
     if isinstance(a, list) and isinstance(b, list) and operator == "+":
         return listed([*a, *b])
     if isinstance(a, list) and type(b) is int and operator == "*":
         return listed(a * b if len(a) * max(b, 0) <= LONGEST else range(LONGEST + 1))
     if isinstance(a, str) and isinstance(b, str) and operator == "+":
         return listed(a + b)
+    return _numeric(operator, a, b)
+
+
+def compare(operator: str, a: Any, b: Any) -> bool:
+    """``==`` and ``!=`` between values of a kind; the rest between numbers."""
+    if operator in ("==", "!="):
+        return _equal(a, b) == (operator == "==")
+    return bool(_numeric(operator, a, b))
+
+
+def _numeric(operator: str, a: Any, b: Any) -> Any:
     if not (is_number(a) and is_number(b)):
         wrong = b if is_number(a) else a
         raise Refused("E207", f"`{operator}` takes numbers, not {kind(wrong)}")

@@ -119,7 +119,7 @@ class Sigmoid(Activation):
 @op("tanh")
 @dataclass(frozen=True)
 class Tanh(Activation):
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent: (exp(x) − exp(−x)) / (exp(x) + exp(−x))."""
 
     samples = _samples("tanh")
     mistakes: ClassVar[Sequence[Mistake]] = (Mistake("tanh 2", "7", "E106"),)

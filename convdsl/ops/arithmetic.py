@@ -105,7 +105,7 @@ class Add(_Arithmetic):
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("add(in, (in -> conv 4@1x1))", "3@4x5", "E205"),
-        Mistake("add(in)", "3@4x5", "E206"),
+        Mistake("add", "3@4x5", "E206"),
     )
 
     def combine(self, x: Expr, y: Expr) -> Expr:

@@ -477,9 +477,15 @@ def attributes(op: type[Op]) -> dict[str, Attribute]:
 def bind(op: type[Op], arguments: Arguments, inputs: Sequence[TensorType]) -> Op:
     """The op with these arguments, for inputs of these types.
 
-    Raises Problem: E103 for an unknown attribute, E104 for a missing one, E105 for one given
-    twice, E201 for a value that does not fit.
+    Raises Problem: E203 for a vector where an op needs spatial axes, E103 for an unknown
+    attribute, E104 for a missing one, E105 for one given twice, E201 for a value that does not fit.
     """
+    if op.spatial and inputs and inputs[0].rank == 0:
+        raise Problem(
+            "E203",
+            f"`{op.kind}` needs an input with spatial axes, not the vector {inputs[0]}",
+            f"`reshape` makes a feature map of a vector: `reshape {inputs[0].channels}@1x1`",
+        )
     declared = attributes(op)
     given = _place(op, declared, arguments)
     resolved: dict[str, Any] = {}

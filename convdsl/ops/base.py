@@ -87,6 +87,8 @@ class Op:
     """How many data inputs it takes; None for any number from two."""
     alias: ClassVar[bool] = False
     """Whether the result is its input's buffer under another shape."""
+    spatial: ClassVar[bool] = False
+    """Whether its input needs spatial axes."""
     takes_epilogue: ClassVar[bool] = False
     """Whether its family can put its results through an expression before storing them."""
     samples: ClassVar[Sequence[Sample]] = ()

@@ -52,6 +52,7 @@ class Conv(Op):
     """
 
     category: ClassVar[str] = "convolution"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("conv 4@3x3", "3@8x8"),
         Sample("conv 4@3x3 pad=half", "3@7x9"),
@@ -116,12 +117,6 @@ class Conv(Op):
         return (weight, Weight("bias", (self.filters,), bound)) if self.bias else (weight,)
 
     def result(self, *x: TensorType) -> TensorType:
-        if x[0].rank == 0:
-            raise Problem(
-                "E203",
-                f"`conv` needs an input with spatial axes, not the vector {x[0]}",
-                "use `dense` on vectors",
-            )
         _check_groups(x[0].channels, self.filters, self.groups)
         if self.connect is not None and self.groups > 1:
             raise Problem("E201", "`connect` of `conv` bars `groups`", attribute="connect")
@@ -356,6 +351,7 @@ class Deconv(Op):
     """
 
     category: ClassVar[str] = "convolution"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("deconv 3@2x2 /2", "4@3x5"),
         Sample("deconv 4@3x3 /2 pad=1 extra=1", "2@4x3"),
@@ -385,8 +381,6 @@ class Deconv(Op):
         return (weight, Weight("bias", (self.filters,), bound)) if self.bias else (weight,)
 
     def result(self, *x: TensorType) -> TensorType:
-        if x[0].rank == 0:
-            raise Problem("E203", f"`deconv` needs spatial axes; {x[0]} is a vector")
         _check_groups(x[0].channels, self.filters, self.groups)
         covered = effective(self.window, self.dilation)
         sizes = []

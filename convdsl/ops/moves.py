@@ -47,7 +47,7 @@ class Concat(Op):
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("concat(in, (in -> max 2))", "3@4x4", "E205"),
-        Mistake("concat(in)", "3@4x4", "E206"),
+        Mistake("concat", "3@4x4", "E206"),
     )
 
     def result(self, *x: TensorType) -> TensorType:
@@ -204,6 +204,7 @@ class Pad(_Linear):
     `reflect` does not repeat the edge itself, so it must be smaller than the input.
     """
 
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("pad 1", "2@3x4"),
         Sample("pad [(0, 2), (1, 0)] value=0.5", "2@3x4"),
@@ -277,6 +278,7 @@ class Resize(_Linear):
     align_corners).
     """
 
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("resize 2", "2@3x4"),
         Sample("resize 3 mode=bilinear", "2@4"),
@@ -312,10 +314,6 @@ class Resize(_Linear):
         return tuple(found)
 
     def result(self, *x: TensorType) -> TensorType:
-        if x[0].rank == 0:
-            raise Problem(
-                "E203", f"`resize` needs an input with spatial axes, not the vector {x[0]}"
-            )
         return super().result(*x)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
@@ -335,6 +333,7 @@ class AdaptiveAvg(_Linear):
     """Average pooling to a given size: output o covers floor(o·I/O) up to ceil((o+1)·I/O)."""
 
     category: ClassVar[str] = "pooling"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("adaptive_avg 2x3", "2@5x7"),
         Sample("adaptive_avg 1", "3@6"),
@@ -394,7 +393,7 @@ class Reshape(Op):
         Sample("reshape 12", "3@2x2"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
-        Mistake("reshape 4@2x2", "24", "E207"),
+        Mistake("reshape 4@2x2", "24", "E208"),
         Mistake("reshape", "24", "E104"),
     )
 
@@ -404,7 +403,7 @@ class Reshape(Op):
     def result(self, *x: TensorType) -> TensorType:
         made = TensorType((self.channels, *self.window))
         if made.size != x[0].size:
-            raise Problem("E207", f"{x[0]} has {x[0].size} elements, {made} has {made.size}")
+            raise Problem("E208", f"{x[0]} has {x[0].size} elements, {made} has {made.size}")
         return made
 
     def flops(self, *x: TensorType) -> int:

@@ -262,6 +262,7 @@ class InstanceNorm(Op):
     """
 
     category: ClassVar[str] = "normalisation"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("instance_norm", "4@3x5"),
         Sample("instance_norm affine=off", "2@7"),
@@ -280,8 +281,6 @@ class InstanceNorm(Op):
         return _affine(x[0].channels) if self.affine else ()
 
     def result(self, *x: TensorType) -> TensorType:
-        if x[0].rank == 0:
-            raise Problem("E203", f"`instance_norm` needs spatial axes; {x[0]} is a vector")
         return x[0]
 
     def flops(self, *x: TensorType) -> int:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 def _check(kind: str, x: TensorType, window: Shape, dilation: Shape, pad: Pads) -> None:
-    if x.rank == 0:
-        raise Problem("E203", f"`{kind}` needs an input with spatial axes, not the vector {x}")
     for k, (before, after) in zip(effective(window, dilation), pad, strict=True):
         if max(before, after) >= k:
             raise Problem(
@@ -72,6 +70,7 @@ class Max(Op):
     """
 
     category: ClassVar[str] = "pooling"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("max 2x2", "3@8x8"),
         Sample("max 3x3 /2 pad=1", "2@9x7"),
@@ -171,6 +170,7 @@ class Avg(Op):
     """
 
     category: ClassVar[str] = "pooling"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("avg 2x2", "3@8x8"),
         Sample("avg 3x3 /2 pad=1", "2@9x7"),
@@ -311,6 +311,7 @@ class Subsample(Op):
     """
 
     category: ClassVar[str] = "pooling"
+    spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("subsample 2x2", "3@8x6"),
         Sample("subsample 3 /2", "2@9"),
@@ -335,8 +336,6 @@ class Subsample(Op):
         return Weight("coefficient", shape, bound), Weight("bias", shape, bound)
 
     def result(self, *x: TensorType) -> TensorType:
-        if x[0].rank == 0:
-            raise Problem("E203", f"`subsample` needs spatial axes; {x[0]} is a vector")
         spatial = output_sizes(
             self.kind, x[0].spatial, self.window, self.stride, ((0, 0),) * x[0].rank
         )

@@ -147,7 +147,7 @@ class Reduce(Op):
         how = {"sum": np.mean if self.mean else np.sum, "maximum": np.max}[self.reducer]
         reduced = how(value, axis=axes) if axes else value
         target = self.to.with_batch(shape[0])
-        return np.ascontiguousarray(reduced.reshape(target))
+        return np.array(reduced.reshape(target), order="C")
 
     def gradient(
         self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
@@ -200,7 +200,7 @@ def _materialise(value: Any, shape: Shape, to: TensorType) -> np.ndarray:
     import numpy as np
 
     full = np.broadcast_to(value, shape)
-    return np.ascontiguousarray(full if to.batched else full[0])
+    return np.array(full if to.batched else full[0], order="C")
 
 
 def map_gradient(
