@@ -132,9 +132,17 @@ def torch_op(op, given, weights):
             split = x.reshape(x.shape[0], op.groups, -1, *x.shape[2:])
             return split.transpose(1, 2).reshape(x.shape)
         case "pad":
-            flat = [p for pair in reversed(op.margin) for p in pair]
+            margins = op.margin if op.channels == (0, 0) else (op.channels, *op.margin)
+            flat = [p for pair in reversed(margins) for p in pair]
             value = {"value": op.value} if op.mode == "constant" else {}
             return F.pad(x, flat, mode=op.mode, **value)
+        case "crop":
+            for axis, (sides, to) in enumerate(zip(op.margin, op.to, strict=True), 2):
+                before, after = sides
+                kept = x.shape[axis] - before - after
+                start = before + (kept - to) // 2 if to else before
+                x = x.narrow(axis, start, to or kept)
+            return x
         case "resize":
             sizes = [to or n * f for n, f, to in zip(x.shape[2:], op.factor, op.to, strict=True)]
             if op.mode == "nearest":

@@ -358,6 +358,26 @@ class Margin(Padding):
 
 
 @dataclass(frozen=True)
+class Sides(Kind):
+    """What is added before and after: a whole number for each, or (before, after)."""
+
+    words: str = "a whole number or `(before, after)`"
+
+    def resolve(self, value: Any, context: Context) -> tuple[int, int]:
+        pair = (value, value) if type(value) is int else value
+        if not _is_pair(pair):
+            raise ValueError(f"takes {self.words}, not {describe(value)}")
+        before, after = pair
+        if not (0 <= before <= LARGEST and 0 <= after <= LARGEST):
+            raise ValueError("must not be negative or beyond 2^31")
+        return before, after
+
+    def show(self, value: Any) -> str:
+        before, after = value
+        return str(before) if before == after else f"({before}, {after})"
+
+
+@dataclass(frozen=True)
 class Interval(Kind):
     """A range of whole numbers, ``first..last``, the last left out."""
 

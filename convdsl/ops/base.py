@@ -129,6 +129,12 @@ class Op:
         """The reference: plain NumPy on arrays with the batch in front."""
         raise NotImplementedError(self.kind)
 
+    def evaluate_for(
+        self, batch: int, *inputs: np.ndarray
+    ) -> np.ndarray | tuple[np.ndarray, ...]:
+        """`evaluate`, for ops whose result has a batch that no input shows."""
+        return self.evaluate(*inputs)
+
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         """The kernel family that computes it, for full shapes (batch included)."""
         raise NotImplementedError(self.kind)

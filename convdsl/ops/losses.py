@@ -24,7 +24,7 @@ from convdsl.ops.expressions import (
     select,
 )
 from convdsl.ops.families import BATCH, coordinate, operand
-from convdsl.ops.primitive import Constant, Reshape, compute
+from convdsl.ops.primitive import Constant, Reshape, compute, map_gradient
 from convdsl.ops.softmax import exponentials, per_row
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ class _Pointwise(Loss):
         each = self.each(operand(0), operand(1))
         over = node.inputs[0].type
         return (compute(b, each, node.inputs, over, SCALAR, mean=True, name=node.name),)
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        over = node.inputs[0].type
+        each = self.each(operand(0), operand(1)) / (cast(BATCH) * float(over.size))
+        return map_gradient(b, each, node.inputs, over, dy[0], needs)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

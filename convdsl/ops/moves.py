@@ -1,10 +1,10 @@
-"""Ops that move elements: concatenation, slices, padding, resampling, shuffles and views."""
+"""Ops that move elements: concatenation, slices, padding, cropping, resampling, shuffles and views."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,7 @@ from convdsl.ops.attributes import (
     Pads,
     PerAxis,
     Real,
+    Sides,
     Sizes,
     Word,
     attribute,
@@ -201,7 +202,9 @@ class Shuffle(_Linear):
 class Pad(_Linear):
     """Elements around the input: a constant, its mirror image (`reflect`) or edge (`replicate`).
 
-    `reflect` does not repeat the edge itself, so it must be smaller than the input.
+    `reflect` does not repeat the edge itself, so it must be smaller than the input. With `channels`
+    whole channels are added, too: the parameter-free shortcut of a residual block that widens.
+    (He et al. 2016, option A)
     """
 
     spatial: ClassVar[bool] = True
@@ -210,23 +213,35 @@ class Pad(_Linear):
         Sample("pad [(0, 2), (1, 0)] value=0.5", "2@3x4"),
         Sample("pad 2 mode=reflect", "2@5"),
         Sample("pad 1x2 mode=replicate", "2@3x3"),
+        Sample("pad channels=(0, 2)", "2@3x3"),
+        Sample("pad 1 channels=1 value=2", "2@4"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("pad 3 mode=reflect", "2@3x3", "E201"),
         Mistake("pad 1 mode=wrap", "2@3x3", "E201"),
-        Mistake("pad", "2@3x3", "E104"),
+        Mistake("pad channels=-1", "2@3x3", "E201"),
+        Mistake("pad 1 2", "2@3x3", "E106"),
     )
 
-    margin: Pads = attribute(Margin(), "elements around the input", notation="value")
+    margin: Pads = attribute(Margin(), "elements around the input", notation="value", default=0)
     mode: str = attribute(
         Choice(options=("constant", "reflect", "replicate")),
         "what the elements are",
         default=Word("constant"),
     )
     value: float = attribute(Real(), "the constant", default=0.0)
+    channels: tuple[int, int] = attribute(Sides(), "channels before and after", default=0)
+
+    def _margins(self) -> Pads:
+        """What is added before and after every axis, the channels first."""
+        return (self.channels, *self.margin)
+
+    def sees(self, *x: TensorType) -> Window:
+        each = (1,) * len(self.margin)
+        return Window(each, each, tuple(before for before, _ in self.margin))
 
     def terms(self, x: TensorType) -> Sequence[Terms | None]:
-        return [None, *(self._axis(n, *m) for n, m in zip(x.spatial, self.margin, strict=True))]
+        return [self._axis(n, *m) for n, m in zip(x.shape, self._margins(), strict=True)]
 
     def _axis(self, size: int, before: int, after: int) -> Terms:
         places = range(-before, size + after)
@@ -238,7 +253,7 @@ class Pad(_Linear):
 
     def result(self, *x: TensorType) -> TensorType:
         if self.mode == "reflect":
-            for size, (before, after) in zip(x[0].spatial, self.margin, strict=True):
+            for size, (before, after) in zip(x[0].shape, self._margins(), strict=True):
                 if max(before, after) >= size:
                     raise Problem(
                         "E201",
@@ -255,17 +270,75 @@ class Pad(_Linear):
         # Shifted before and after, so that what is padded with zeros becomes the constant.
         x = node.inputs[0]
         shifted = compute(b, operand(0) - self.value, [x], x.type)
-        inner = Pad(margin=self.margin, mode="constant", value=0.0)
+        inner = replace(self, value=0.0)
         padded = b.add(inner, shifted)
         return (compute(b, operand(0) + self.value, [padded], padded.type, name=node.name),)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        widths = ((0, 0), (0, 0), *self.margin)
+        widths = ((0, 0), *self._margins())
         if self.mode == "constant":
             return np.pad(inputs[0], widths, constant_values=self.value)
         return np.pad(inputs[0], widths, mode="reflect" if self.mode == "reflect" else "edge")
+
+
+@op("crop")
+@dataclass(frozen=True)
+class Crop(_Linear):
+    """The input without a margin (`crop 4`), or its middle of a given size (`crop to=56x56`).
+
+    Where the margin is odd, the larger part is cut off the end. (Ronneberger et al. 2015)
+    """
+
+    spatial: ClassVar[bool] = True
+    samples: ClassVar[Sequence[Sample]] = (
+        Sample("crop 1", "2@4x5"),
+        Sample("crop [(0, 1), (2, 0)]", "2@3x4"),
+        Sample("crop to=2x3", "2@5x4"),
+        Sample("crop to=3", "2@8"),
+    )
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("crop 2", "2@4x5", "E202"),
+        Mistake("crop to=5x5", "2@4x5", "E202"),
+        Mistake("crop 1", "8", "E203"),
+    )
+
+    margin: Pads = attribute(Margin(), "elements cut off every side", notation="value", default=0)
+    to: Shape = attribute(PerAxis(least=0), "the resulting sizes", default=0)
+
+    def _axes(self, x: TensorType) -> list[range]:
+        """The positions that are kept along every spatial axis."""
+        found = []
+        for size, (before, after), to in zip(x.spatial, self.margin, self.to, strict=True):
+            start, stop = before, size - after
+            if to:
+                start += (stop - start - to) // 2
+                stop = start + to
+            found.append(range(start, stop))
+        return found
+
+    def sees(self, *x: TensorType) -> Window:
+        each = (1,) * len(self.margin)
+        return Window(each, each, tuple(-kept.start for kept in self._axes(x[0])))
+
+    def terms(self, x: TensorType) -> Sequence[Terms | None]:
+        return [None, *(take(kept) for kept in self._axes(x))]
+
+    def result(self, *x: TensorType) -> TensorType:
+        for size, kept in zip(x[0].spatial, self._axes(x[0]), strict=True):
+            if not 0 <= kept.start < kept.stop <= size:
+                raise Problem(
+                    "E202",
+                    f"`crop` would keep {len(kept) or 'none'} of {size} elements",
+                    attribute="to" if any(self.to) else "margin",
+                )
+        return super().result(*x)
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        (x,) = inputs
+        kept = (slice(k.start, k.stop) for k in self._axes(TensorType(x.shape[1:])))
+        return x[(slice(None), slice(None), *kept)]
 
 
 @op("resize")

@@ -147,7 +147,7 @@ class GroupNorm(Op):
     samples: ClassVar[Sequence[Sample]] = (
         Sample("group_norm 2", "4@3x5"),
         Sample("group_norm 3 eps=0.001", "6@7"),
-        Sample("group_norm 2 affine=off", "4"),
+        Sample("group_norm 2 affine=off", "4@2x3"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("group_norm 3", "4@3x5", "E204"),

@@ -74,7 +74,10 @@ class Elementwise(Op):
         )
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
-        shape = full_shape(self.inputs, self.to, inputs)
+        return self.evaluate_for(1, *inputs)
+
+    def evaluate_for(self, batch: int, *inputs: np.ndarray) -> np.ndarray:
+        shape = full_shape(self.inputs, self.to, inputs, batch)
         value = evaluate(self.expression, _environment(self.expression, self.inputs, inputs, shape))
         return _materialise(value, shape, self.to)
 
@@ -170,10 +173,14 @@ class Reduce(Op):
         return f"{'mean' if self.mean else self.reducer} {bare(self.expression)} -> {self.to}"
 
 
-def full_shape(types: Sequence[TensorType], to: TensorType, arrays: Sequence[np.ndarray]) -> Shape:
+def full_shape(
+    types: Sequence[TensorType], to: TensorType, arrays: Sequence[np.ndarray], batch: int = 1
+) -> Shape:
     """The batch-first shape in which an expression is taken."""
-    batch = next((a.shape[0] for a, t in zip(arrays, types, strict=True) if t.batched), 1)
-    return (batch, *to.shape)
+    if not to.batched:
+        return (1, *to.shape)
+    shown = (a.shape[0] for a, t in zip(arrays, types, strict=True) if t.batched)
+    return (next(shown, batch), *to.shape)
 
 
 def _environment(

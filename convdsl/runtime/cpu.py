@@ -45,6 +45,7 @@ class CpuMachine:
         self._arena = _Memory(plan.arena_bytes)
         self._constants = _Memory(plan.constant_bytes)
         self._variables = variables
+        self._given: Mapping[str, Array] = {}
         self._fill_tables()
         self._launch = cache.launcher()
         self._prepare = self._table(plan.prepare)
@@ -66,6 +67,7 @@ class CpuMachine:
     def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None:
         """Run steps [first, last) on contiguous arrays of the right types."""
         table = self._steps[1]
+        self._given = inputs
         for name, array in inputs.items():
             rows, columns = self._slots[name]
             table[rows, columns] = array.__array_interface__["data"][0]
@@ -75,6 +77,8 @@ class CpuMachine:
         """The memory of a buffer as an array; overwritten by the next run."""
         if buffer.place == "variable":
             return self._variables[buffer.name].reshape(shape)
+        if buffer.place == "input":
+            return self._given[buffer.name].reshape(shape)
         data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
         return data.view(buffer.dtype).reshape(shape)
 

@@ -17,9 +17,10 @@ def evaluate(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
     ``arrays`` holds every variable by name, inputs with the batch in front.
     """
+    batch = next((arrays[v.name].shape[0] for v in graph.inputs), 1)
     values: dict[Value, np.ndarray] = {v: arrays[v.name] for v in graph.variables}
     for node in graph.nodes:
-        results = node.op.evaluate(*(values[v] for v in node.inputs))
+        results = node.op.evaluate_for(batch, *(values[v] for v in node.inputs))
         if not isinstance(results, tuple):
             results = (results,)
         values.update(zip(node.outputs, results, strict=True))

@@ -47,12 +47,13 @@ def test_compiled_gradients_are_the_interpreters(sample):
     text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
     graph = convdsl.load_source(text).graph
     lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(graph, random_arrays(lowered, 2, seed=5))
+    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
     expected = evaluate(lowered, arrays)
-    actual = run(graph, arrays, 2, "cross_entropy")
-    assert set(actual) == set(expected)
-    for name, value in expected.items():
-        assert relative_error(actual[name], value) < 2e-5, name
+    actual = run(graph, arrays, 5, "cross_entropy")
+    # What variables become is compared with torch elsewhere.
+    assert set(actual) == {name for name in expected if not name.endswith("'")}
+    for name, value in actual.items():
+        assert relative_error(value, expected[name]) < 2e-5, name
 
 
 CONVOLUTIONS = [
