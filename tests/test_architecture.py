@@ -24,7 +24,8 @@ ROWS = [
     {"network", "compiler"},
     {"training"},
     {"__init__"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: row for row, names in enumerate(ROWS) for name in names}
 

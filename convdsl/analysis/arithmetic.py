@@ -57,11 +57,13 @@ def _sum_over_layers(terms: Sequence[tuple[Node, int]]) -> str:
 
 
 def sizes(nodes: Sequence[Node]) -> str:
-    """The formula of the last window in a statement, along the axes where it differs."""
-    for node in reversed(nodes):
-        formulas = window_formulas(node)
-        if formulas:
-            return f"{' and '.join(formulas)} for `{node.op.notation()}` on {node.data[0].type}"
+    """The formula of the window in a statement, or what the statement starts from."""
+    windows = [(node, formulas) for node in nodes if (formulas := window_formulas(node))]
+    if len(windows) == 1:
+        ((node, formulas),) = windows
+        return f"{' and '.join(formulas)} for `{node.op.notation()}` on {node.data[0].type}"
+    if nodes and nodes[0].data:
+        return f"it is applied to {nodes[0].data[0].type}"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convdsl.analysis import arithmetic, conventions
 from convdsl.analysis.costs import Analysis, bytes_of, elements
@@ -32,12 +32,16 @@ def verify(graph: Graph, expectations: Iterable[Expectation]) -> tuple[Diagnosti
     """A diagnostic for every expectation that does not hold."""
     analysis = Analysis(graph)
     by_name = {node.name: node for node in graph.nodes}
-    found = []
+    found: list[Diagnostic] = []
     for expectation in expectations:
         nodes = tuple(by_name[name] for name in expectation.nodes if name in by_name)
         diagnostic = Claim(analysis, expectation, nodes).verdict()
-        if diagnostic is not None:
-            found.append(diagnostic)
+        if diagnostic is None:
+            continue
+        if diagnostic.code == CODES["shape"] and CODES["shape"] in {d.code for d in found}:
+            # Most likely a consequence of the first wrong shape, and not to be mended here.
+            diagnostic = replace(diagnostic, help=())
+        found.append(diagnostic)
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from convdsl.cli.output import report
 from convdsl.diagnostics import CompileError, Diagnostic
 from convdsl.language import net_names
-from convdsl.language.syntax import File
+from convdsl.language.syntax import Block, File
 from convdsl.network import Network, locate, read
 
 
@@ -76,8 +76,9 @@ def _verdict(path: Path, tree: File, name: str | None) -> Verdict:
         network = Network(tree, name)
     except CompileError as error:
         # A file of blocks for others to import is no mistake.
-        lacks_network = name is None and {d.code for d in error.diagnostics} == {"E107"}
-        return Verdict(place, () if lacks_network else error.diagnostics)
+        is_library = name is None and any(isinstance(item, Block) for item in tree.items)
+        lacks_network = {d.code for d in error.diagnostics} == {"E107"}
+        return Verdict(place, () if is_library and lacks_network else error.diagnostics)
     return Verdict(place, (*network.warnings, *network.verify()), network)
 
 

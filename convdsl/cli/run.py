@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, run, and print what came out."""
+    if args.output is not None:
+        _check_output(args.output)
     subject = _package(args) if package.is_package(args.network) else _network(args)
     given = _given(args, subject)
     if subject.network is not None and args.input is None:
@@ -227,14 +230,17 @@ def _show_outputs(
         print(f"\noutput written to {args.output}")
 
 
-def _write(path: Path, outputs: Mapping[str, Array]) -> None:
-    from io import BytesIO
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise problem("E534", f"{path}: outputs are written as `.npy` or `.npz`")
+    if not path.parent.is_dir():
+        raise problem("E504", f"{path} cannot be written: there is no folder {path.parent}")
 
+
+def _write(path: Path, outputs: Mapping[str, Array]) -> None:
     stream = BytesIO()
     if path.suffix.lower() == ".npz":
         np.savez(stream, allow_pickle=False, **outputs)
-    elif path.suffix.lower() != ".npy":
-        raise problem("E534", f"{path}: outputs are written as `.npy` or `.npz`")
     elif len(outputs) > 1:
         names = ", ".join(outputs)
         raise problem("E534", f"the network has {len(outputs)} outputs ({names}): give an `.npz`")

@@ -266,9 +266,7 @@ class Bodies(Flows):
         return None
 
     def _definition(self, statement: syntax.Definition, frame: Frame) -> None:
-        value = self.evaluated(
-            statement.flow, self.line(statement, frame), statement.claims, frame
-        )
+        value = self.evaluated(statement.flow, self.line(statement, frame), statement.claims, frame)
         if len(statement.names) == 1:
             frame.names[statement.names[0].text] = value
             return

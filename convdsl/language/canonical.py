@@ -51,7 +51,9 @@ def to_text(
             item = _without_claims(item)
         if several and isinstance(item, syntax.Block | syntax.Net):
             # Defaults are in force for the definitions of their own file.
-            item = replace(item, body=replace(item.body, statements=(*before, *item.body.statements)))
+            item = replace(
+                item, body=replace(item.body, statements=(*before, *item.body.statements))
+            )
         elif not several:
             items += [d for d in before if d not in items]
         items.append(item)

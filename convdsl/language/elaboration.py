@@ -177,9 +177,7 @@ class Elaborator(Bodies):
         for parameter in line.net.parameters:
             if parameter.name.text in given:
                 value = frame.names[parameter.name.text]
-                declared = (
-                    self.evaluate(parameter.default, frame) if parameter.default else POISON
-                )
+                declared = self.evaluate(parameter.default, frame) if parameter.default else POISON
                 if type(declared) is not type(value) or declared != value:
                     self.overridden = True
 

@@ -136,9 +136,7 @@ class Expressions:
         value = self.known(expression.operand, frame)
         if value is POISON:
             return POISON
-        return self._refusable(
-            expression, frame, lambda: values.unary(expression.operator, value)
-        )
+        return self._refusable(expression, frame, lambda: values.unary(expression.operator, value))
 
     def _binary(self, expression: syntax.Binary, frame: Frame) -> Any:
         operator = expression.operator

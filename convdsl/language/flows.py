@@ -351,7 +351,11 @@ class Flows(Expressions):
                 origin = session.origins.get(tensor)
                 notes.append(Note(f"the input {tensor.type} comes from here", origin))
         return session.error(
-            problem.code, problem.message, span or _place(step), frame, help=problem.help,
+            problem.code,
+            problem.message,
+            span or _place(step),
+            frame,
+            help=problem.help,
             notes=notes,
         )
 
@@ -359,9 +363,7 @@ class Flows(Expressions):
         return isinstance(value, Unbound) and lookup(value.name) is not None
 
 
-def _culprit(
-    problem: Problem, op: type[Op], given: Given, frame: Frame
-) -> tuple[Any, Span | None]:
+def _culprit(problem: Problem, op: type[Op], given: Given, frame: Frame) -> tuple[Any, Span | None]:
     """The argument a problem speaks of: its value and its place."""
     name = problem.attribute
     if name is None:

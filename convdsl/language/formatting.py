@@ -183,7 +183,9 @@ class _Printer:
                 return [head + " ".join(printing.arguments(given))]
             case syntax.Default(op=op, arguments=given):
                 inside = ", ".join(printing.arguments(given))
-                return [f"default {op.text} {{ {inside} }}" if inside else f"default {op.text} {{}}"]
+                return [
+                    f"default {op.text} {{ {inside} }}" if inside else f"default {op.text} {{}}"
+                ]
             case syntax.For(variable=variable, values=values, body=body):
                 return self._body(f"for {variable.text} in {printing.expression(values)}", body)
             case syntax.If():

@@ -42,7 +42,9 @@ def checked_type(shape: tuple[Any, ...]) -> TensorType:
         if size > LARGEST:
             raise Refused("E401", f"a size of {size:,} is too large", "sizes stay within 2^31")
     if not 1 <= len(shape) <= MOST_AXES + 1:
-        raise Refused("E201", f"an input has at most {MOST_AXES} spatial axes, not {len(shape) - 1}")
+        raise Refused(
+            "E201", f"an input has at most {MOST_AXES} spatial axes, not {len(shape) - 1}"
+        )
     return TensorType(shape)
 
 

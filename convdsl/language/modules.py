@@ -102,7 +102,9 @@ class Loader:
             return
         if path in self._loading:
             chain = " -> ".join(p.name for p in [*self._loading[self._loading.index(path) :], path])
-            self.session.error("E108", f"files import each other in a circle: {chain}", item.path.span)
+            self.session.error(
+                "E108", f"files import each other in a circle: {chain}", item.path.span
+            )
             return
         imported = self.loaded.get(path) or self._read(path, item)
         if imported is None:

@@ -129,9 +129,7 @@ class Op:
         """The reference: plain NumPy on arrays with the batch in front."""
         raise NotImplementedError(self.kind)
 
-    def evaluate_for(
-        self, batch: int, *inputs: np.ndarray
-    ) -> np.ndarray | tuple[np.ndarray, ...]:
+    def evaluate_for(self, batch: int, *inputs: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
         """`evaluate`, for ops whose result has a batch that no input shows."""
         return self.evaluate(*inputs)
 

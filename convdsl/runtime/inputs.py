@@ -87,6 +87,8 @@ def _arrays(path: Path, inputs: Sequence[InputSpec]) -> list[Array]:
         loaded = np.load(path, allow_pickle=False)
         named = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
     except Exception as reason:
+        if "pickle" in str(reason):
+            reason = ValueError("it holds Python objects, which are not safe to read")
         raise _unreadable(path, "as an array", reason) from None
     if named is None:
         if len(inputs) == 1:

@@ -89,7 +89,7 @@ def load(directory: str | Path, threads: int | None = None) -> Any:
     try:
         specification.loader.exec_module(module)
         return module.load(threads=threads)
-    except (OSError, ValueError, KeyError, SyntaxError, AttributeError, EOFError) as reason:
+    except Exception as reason:  # the folder's own code may fail in any way
         raise problem("E507", f"{directory} is damaged: {reason}", "compile it again") from None
 
 

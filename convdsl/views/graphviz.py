@@ -67,7 +67,9 @@ def drawing(*graphs: Graph) -> str:
     for index, graph in enumerate(graphs):
         network = _Network(summarise(graph), f"{index}/" if len(graphs) > 1 else "")
         with source.subgraph(name=f"cluster_{index}") as own:
-            own.attr(label=network.caption(), penwidth="0", tooltip=graph.name)
+            own.attr(
+                label=network.caption(), penwidth="0", tooltip=graph.documentation or graph.name
+            )
             network.add_to(own)
     return str(source.source)
 
@@ -88,10 +90,10 @@ class _Network:
         self.types = dict(summary.inputs) | {layer.name: layer.output for layer in summary.layers}
 
     def caption(self) -> str:
-        """The network's name, what its program says of it, and its totals."""
+        """The network's name, the first line of what its program says of it, and its totals."""
         summary = self.summary
         lines = [f"<b>{escape(summary.network)}</b>"]
-        for line in summary.documentation.splitlines():
+        for line in summary.documentation.splitlines()[:1]:
             lines += [escape(part) for part in textwrap.wrap(line, CAPTION_WIDTH)]
         total = summary.total
         lines.append(_small(f"{total.parameters:,} parameters, {total.macs:,} MACs"))
@@ -105,7 +107,8 @@ class _Network:
             for name in dict.fromkeys(row[0].inputs):
                 self._add_edge(source, name, row[-1].name)
         for (name, type), layer in zip(self.summary.outputs, self.summary.sources, strict=True):
-            self._add_end(source, f"output {name}", name, type)
+            shown = "output" if name == layer else name
+            self._add_end(source, f"output {name}", shown, type)
             self._add_edge(source, layer, f"output {name}")
 
     def _add_end(self, source: graphviz.Digraph, id: str, name: str, type: TensorType) -> None:
@@ -150,9 +153,9 @@ class _Network:
 def _row_label(row: Row) -> str:
     head, *rest = row
     lines = [f"<b>{escape(head.name)}</b>"] if _is_named(head) else []
-    lines.append(escape(head.notation))
+    lines.append(escape(head.brief))
     if rest:
-        lines.append(_small(", ".join(layer.notation for layer in rest)))
+        lines.append(_small(", ".join(layer.brief for layer in rest)))
     return f"<{'<br/>'.join(lines)}>"
 
 
@@ -170,7 +173,7 @@ def _tooltip(row: Row) -> str:
     parameters = sum(layer.costs.parameters for layer in row)
     macs = sum(layer.costs.macs for layer in row)
     lines = [layer.documentation for layer in row if layer.documentation]
-    lines.append(f"{row[0].name}: {' -> '.join(layer.notation for layer in row)}")
+    lines.append(f"{row[0].name}: {' -> '.join(layer.brief for layer in row)}")
     lines.append(f"{parameters:,} parameters, {macs:,} MACs")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,11 @@ class Layer:
     """Whether it reads as part of the layer before: an activation, or the like."""
     why: Connectivity | None
     documentation: str
+
+    @property
+    def brief(self) -> str:
+        """The notation, long strings such as connection tables left out."""
+        return re.sub(r'"[^"]{16,}"', '"..."', self.notation)
 
     def as_json(self, why: bool = False) -> dict[str, object]:
         """An entry of ``layers`` in ``summary --format json``."""
@@ -126,8 +132,9 @@ class Summary:
         return self.markdown()
 
     def _title(self) -> str:
-        lines = self.documentation.splitlines()
-        return "\n".join([f"{self.network}: {lines[0]}", *lines[1:]]) if lines else self.network
+        """The name, and the first paragraph of what the program says of the network."""
+        about = self.documentation.split("\n\n")[0]
+        return f"{self.network}: {about}" if about else self.network
 
     def _rows(self, arithmetic: bool = False) -> Iterator[tuple[str, ...] | None]:
         for name, type in self.inputs:
@@ -262,7 +269,7 @@ def rows(layers: Sequence[Layer]) -> list[list[Layer]]:
 
 
 def _row(row: Sequence[Layer], sources: Sequence[str], arithmetic: bool) -> tuple[str, ...]:
-    notation = " -> ".join(layer.notation for layer in row)
+    notation = " -> ".join(layer.brief for layer in row)
     if sources:
         notation += f"  <- {', '.join(sources)}"
     parameters = sum(layer.costs.parameters for layer in row)

@@ -16,12 +16,7 @@ from convdsl.passes import Sgd
 from convdsl.plan import plan
 from convdsl.runtime.cuda import ptx
 
-TINY = """
-net Tiny {
-  input 1@8x8
-  conv 2@3x3 pad=1 -> sigmoid -> max 2x2 -> dropout 0.25 -> dense 3
-}
-"""
+TINY = "net Tiny { input 1@8x8; conv 2@3x3 pad=1 -> sigmoid -> max 2 -> dropout 0.25 -> dense 3 }"
 
 
 def test_a_training_step_under_the_simulator_is_the_cpus(tmp_path):
@@ -32,7 +27,7 @@ def test_a_training_step_under_the_simulator_is_the_cpus(tmp_path):
     code = f"""
         import numpy as np, convdsl
         given = np.load("given.npz")
-        net = convdsl.load_source('''{TINY}''')
+        net = convdsl.load_source({TINY!r})
         step = net.compile("cuda", batch=2, train=True, optimizer=convdsl.SGD(momentum=0.9))
         losses = [step.step(given["x"], given["target"], lr=0.1) for _ in range(3)]
         y = net.compile("cuda", batch=2)(given["x"])

