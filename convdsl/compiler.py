@@ -52,7 +52,7 @@ def lower(graph: Graph, loss: str | Loss | None = None, optimizer: object | None
     if loss is not None:
         graph = passes.add_loss(passes.expand(graph, keep_differentiable=True), loss)
         graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs))
-    if isinstance(optimizer, passes.Sgd):
+    if isinstance(optimizer, passes.Optimizer):
         graph = passes.add_updates(graph, optimizer)
     graph = passes.expand(graph)
     return passes.fuse(passes.simplify(graph))
@@ -117,5 +117,5 @@ def _check(batch: int, precision: str, optimizer: object | None) -> None:
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise problem("E511", f"the precision `{precision}` is not to be had", f"there is {known}")
-    if optimizer is not None and not isinstance(optimizer, passes.Sgd):
+    if optimizer is not None and not isinstance(optimizer, passes.Optimizer):
         raise problem("E511", f"{optimizer!r} is not an optimiser", "for example `convdsl.SGD()`")

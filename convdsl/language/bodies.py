@@ -58,6 +58,7 @@ class Bodies(Flows):
             caller=frame,
             call=step.span,
             depth=frame.depth + 1,
+            rounds=frame.rounds,
         )
         if not self.bind(block.name, block.syntax.parameters, given, step, frame, inner):
             return POISON
@@ -314,12 +315,18 @@ class Bodies(Flows):
         if items is POISON:
             self._poison([statement.body], frame)
             return None
+        outer, frame.rounds = frame.rounds, frame.rounds * max(1, len(items))
+        if frame.rounds > LONGEST:
+            message = f"these loops take {frame.rounds:,} rounds, and the most are {LONGEST:,}"
+            self.session.error("E402", message, statement.values.span, frame)
+            raise Stop
         for item in items:
             self.session.tick(statement.span, frame)
             frame.names[statement.variable.text] = item
             result = self.body(statement.body, frame)
             if result is not None:
                 return result
+        frame.rounds = outer
         return None
 
     def _items(self, statement: syntax.For, frame: Frame) -> Any:
@@ -336,9 +343,6 @@ class Bodies(Flows):
         if type(low) is not int or type(high) is not int:
             message = "a loop counts in whole numbers"
             return self.session.error("E207", message, span, frame)
-        if high - low > LONGEST:
-            message = f"this loop takes {high - low:,} rounds, and the most are {LONGEST:,}"
-            return self.session.error("E402", message, span, frame)
         return range(low, high)
 
     def _poison(self, bodies: Any, frame: Frame) -> None:

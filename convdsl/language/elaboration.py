@@ -216,7 +216,7 @@ class Elaborator(Bodies):
         try:
             type = inputs.input_type(value)
             name = statement.name.text if statement.name else inputs.default_name(type)
-            type = self._resized(name, type)
+            type = inputs.checked_type(self._resized(name, type).shape)
         except Refused as reason:
             return self.session.refuse(reason, argument.span, frame)
         attributes = self._attributes(given, type, frame)
@@ -263,7 +263,7 @@ class Elaborator(Bodies):
             shape = sizes[self._inputs - 1]
         if shape is None:
             return declared
-        type = inputs.checked_type(tuple(shape))
+        type = TensorType(tuple(shape))
         self.overridden = self.overridden or type != declared
         return type
 

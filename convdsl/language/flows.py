@@ -284,7 +284,8 @@ class Flows(Expressions):
         weights = op.weights(*types)
         for type in (*results, *(TensorType(w.shape) for w in weights)):
             if type.size > LARGEST_TENSOR:
-                raise Problem("E401", f"`{op.kind}` would make a tensor of {type.size:,} elements")
+                message = f"`{op.kind}` makes a tensor of {type.size:,} elements"
+                raise Problem("E401", message, "a tensor has at most 2^31")
         session.count_node(step.span, frame)
         line = frame.line
         _, name = line.name(op.kind, step)
@@ -341,9 +342,8 @@ class Flows(Expressions):
                 help=[f"an arrow leads into an op: `-> {forgotten.name}`"],
             )
         value, span = _culprit(problem, op, given, frame)
-        if isinstance(value, Unbound) and isinstance(
-            attributes(op)[str(problem.attribute)].kind, Count | Real
-        ):
+        declared = attributes(op).get(problem.attribute or "")
+        if isinstance(value, Unbound) and declared and isinstance(declared.kind, Count | Real):
             return self.unknown(value, frame)
         notes = []
         if problem.code in ("E202", "E203", "E204", "E205"):

@@ -39,8 +39,6 @@ def checked_type(shape: tuple[Any, ...]) -> TensorType:
             raise Refused("E201", f"a shape is made of whole numbers, not {kind(size)}")
         if size < 1:
             raise Refused("E201", f"a shape has sizes of at least 1, not {size}")
-        if size > LARGEST:
-            raise Refused("E401", f"a size of {size:,} is too large", "sizes stay within 2^31")
     if not 1 <= len(shape) <= MOST_AXES + 1:
         raise Refused(
             "E201", f"an input has at most {MOST_AXES} spatial axes, not {len(shape) - 1}"

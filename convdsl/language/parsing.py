@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convdsl import resources
 from convdsl.diagnostics import CompileError, Diagnostic, Source, Span
 from convdsl.language import syntax
 from convdsl.language.lexing import DEEPEST, Layout, TooDeep
+from convdsl.language.reading import Reader
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -22,7 +23,7 @@ MOST_TEXT = 400_000
 _VERSION = re.compile(r"\ufeff?(?:\s|#[^\n]*)*cnn[ \t]+(\S+)")
 
 _lock = Lock()
-"""Lark's parser keeps state while it reads."""
+"""The reader knows one source at a time."""
 
 
 def parse(source: Source) -> syntax.File:
@@ -38,19 +39,24 @@ def parse(source: Source) -> syntax.File:
 
 
 @cache
-def grammar() -> Lark:
-    """Lark's parser for the language; its tables come from the cache, where there are some."""
+def grammar() -> tuple[Lark, Reader]:
+    """Lark's parser for the language, and the reader that it calls.
+
+    The parser's tables come from the cache, where there are some.
+    """
     from lark import Lark
 
-    return Lark(
+    reader = Reader()
+    parser = Lark(
         resources.grammar_path("cnn").read_text(encoding="utf-8"),
         parser="lalr",
         lexer="contextual",
         postlex=Layout(),
-        propagate_positions=True,
+        transformer=reader,  # type: ignore[arg-type]
         maybe_placeholders=False,
         cache=_cache_file() or False,
     )
+    return parser, reader
 
 
 def _cache_file() -> str | None:
@@ -68,17 +74,18 @@ def _parse(source: Source) -> tuple[syntax.File | None, list[Diagnostic]]:
     from lark.exceptions import UnexpectedInput
 
     from convdsl.language import mistakes
-    from convdsl.language.reading import read
 
+    parser, reader = grammar()
+    reader.begin(source)
     findings: list[Diagnostic] = []
     text = source.text.replace("\ufeff", " ", 1) if source.text[:1] == "\ufeff" else source.text
     budget = MOST_TEXT
     while True:
         try:
-            tree = grammar().parse(text)
-            file, more = read(tree, source)
+            reader.findings.clear()
+            file: Any = parser.parse(text)
             # What was left out before leaves gaps that would be complained of.
-            return file, findings or more
+            return file, findings or reader.findings
         except UnexpectedInput as error:
             finding, region = mistakes.explain(error, text, source)
         except TooDeep as error:

@@ -1,35 +1,22 @@
-"""From Lark's parse tree to the syntax tree."""
+"""Makes the syntax tree while Lark's parser reads: what a rule of the grammar becomes."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from convdsl.diagnostics import Diagnostic, Source, Span
 from convdsl.language import syntax
 from convdsl.language.lexing import outline
 
-if TYPE_CHECKING:
-    from lark import Token, Tree
-
 LARGEST = 1 << 63
 """Numbers from here on are refused."""
 
 _SUFFIXES = {"K": 3, "M": 6, "G": 9, "T": 12}
-_STRAY = "E002", "braces stand after `net`, `block`, `for`, `if`, `else` or `default`"
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
-
-
-def read(tree: Tree[Token], source: Source) -> tuple[syntax.File, list[Diagnostic]]:
-    """The file, and what the grammar lets through but the language does not."""
-    reader = _Reader(source)
-    items = tuple(reader.read(child) for child in tree.children)
-    for item in items:
-        if isinstance(item, syntax.Body):
-            reader.findings.append(Diagnostic(*_STRAY, item.span))
-    return syntax.File(source, items, reader.comments), reader.findings
 
 
 def number(text: str) -> int | float:
@@ -56,328 +43,306 @@ def _comments(source: Source) -> tuple[syntax.Comment, ...]:
     return tuple(found)
 
 
-class _Reader:
-    """Makes a syntax node of every parse tree node; one method per rule of the grammar."""
+@dataclass(frozen=True)
+class _Part(syntax.Node):
+    """What is no node by itself: parameters, or the claims of an `expect`."""
 
-    def __init__(self, source: Source) -> None:
+    items: tuple[Any, ...]
+
+
+class Reader:
+    """Has a method for every rule of the grammar, which Lark calls with the rule's parts in order.
+
+    Parts are tokens (strings with offsets) and what rules have become. `begin` comes first.
+    """
+
+    def __init__(self) -> None:
+        self.begin(Source("", ""))
+
+    def __getattr__(self, rule: str) -> Callable[[list[Any]], Any]:
+        # Rules have names such as `if`, which no method can have.
+        if rule.startswith("_"):
+            raise AttributeError(rule)
+        method: Callable[[list[Any]], Any] = getattr(self, f"_{rule}")
+        return method
+
+    def begin(self, source: Source) -> None:
+        """Read this source from now on."""
         self.source = source
         self.findings: list[Diagnostic] = []
         self.comments = _comments(source)
-        self._documentation = {
+        self.documentation = {
             source.position(c.span.start)[0]: c.span.text.lstrip("#").strip()
             for c in self.comments
             if c.alone and c.documents
         }
-        self._methods: dict[str, Callable[[Tree[Token]], Any]] = {}
 
-    def read(self, tree: Any) -> Any:
-        name = tree.data
-        method = self._methods.get(name)
-        if method is None:
-            method = self._methods[name] = getattr(self, "_" + name)
-        return method(tree)
-
-    def _all(self, trees: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(map(self.read, trees))
-
-    def _span(self, tree: Tree[Token]) -> Span:
-        return Span(self.source, tree.meta.start_pos, tree.meta.end_pos)
-
-    def _token(self, token: Any) -> Span:
-        return Span(self.source, token.start_pos, token.end_pos)
+    # -- helpers -----------------------------------------------------------------------------
+    def _span(self, parts: Sequence[Any]) -> Span:
+        first, last = parts[0], parts[-1]
+        start = first.start_pos if isinstance(first, str) else first.span.start
+        end = last.end_pos if isinstance(last, str) else last.span.end
+        return Span(self.source, start, end)
 
     def _named(self, token: Any) -> syntax.Name:
-        return syntax.Name(self._token(token), str(token))
+        return syntax.Name(Span(self.source, token.start_pos, token.end_pos), str(token))
 
     def _complain(self, code: str, message: str, span: Span, *help: str) -> None:
         self.findings.append(Diagnostic(code, message, span, help=help))
 
-    def _docs(self, tree: Tree[Token]) -> str:
-        """The ``##`` comments on the lines directly above."""
-        if not self._documentation:
-            return ""
-        line, found = tree.meta.line - 1, []
-        while line in self._documentation:
-            found.append(self._documentation[line])
+    def _begin(self, parts: Sequence[Any]) -> tuple[Span, str]:
+        """The span of a statement, and the ``##`` comments on the lines directly above."""
+        span = self._span(parts)
+        if not self.documentation:
+            return span, ""
+        line, found = self.source.position(span.start)[0] - 1, []
+        while line in self.documentation:
+            found.append(self.documentation[line])
             line -= 1
-        return "\n".join(reversed(found))
+        return span, "\n".join(reversed(found))
+
+    def _only_statements(self, statements: list[Any]) -> tuple[Any, ...]:
+        """The statements; a body alone among them is a mistake."""
+        for statement in statements:
+            if isinstance(statement, syntax.Body):
+                # Or it is what is left of a line that was left out because of another mistake.
+                self._complain(
+                    "E002",
+                    "braces stand after `net`, `block`, `for`, `if`, `else` or `default`",
+                    statement.span,
+                )
+        return tuple(statements)
 
     # -- the file ----------------------------------------------------------------------------
-    def _version(self, tree: Tree[Token]) -> syntax.Version:
-        word, text = cast(Any, tree.children)
+    def _start(self, parts: list[Any]) -> syntax.File:
+        return syntax.File(self.source, self._only_statements(_nodes(parts)), self.comments)
+
+    def _version(self, parts: list[Any]) -> syntax.Version:
+        word, text = parts
         if word != "cnn":
-            self._complain(
-                "E002", f"`{word}` does not begin anything at the top of a file", self._token(word)
-            )
-        number = syntax.Number(self._token(text), self._value(text), str(text))
-        return syntax.Version(self._span(tree), "", number)
+            message = f"`{word}` does not begin anything at the top of a file"
+            self._complain("E002", message, self._span([word]))
+        return syntax.Version(*self._begin(parts), self._number([text]))
 
-    def _import(self, tree: Tree[Token]) -> syntax.Import:
-        return syntax.Import(self._span(tree), self._docs(tree), self._string(tree))
+    def _import(self, parts: list[Any]) -> syntax.Import:
+        return syntax.Import(*self._begin(parts), self._string(parts[1:]))
 
-    def _block(self, tree: Tree[Token]) -> syntax.Block:
-        name, *parameters, body = cast(Any, tree.children)
-        return syntax.Block(
-            self._span(tree),
-            self._docs(tree),
-            self._named(name),
-            self.read(parameters[0]) if parameters else (),
-            self.read(body),
-        )
+    def _block(self, parts: list[Any]) -> syntax.Block:
+        name, (*parameters, body) = parts[1], _nodes(parts)
+        items = parameters[0].items if parameters else ()
+        return syntax.Block(*self._begin(parts), self._named(name), items, body)
 
-    def _net(self, tree: Tree[Token]) -> syntax.Net:
-        name, *rest = cast(Any, tree.children)
-        claims = self._claims(rest)
-        parameters = self.read(rest.pop(0)) if rest[0].data == "parameters" else ()
-        return syntax.Net(
-            self._span(tree),
-            self._docs(tree),
-            self._named(name),
-            parameters,
-            self.read(rest[0]),
-            claims,
-        )
+    def _net(self, parts: list[Any]) -> syntax.Net:
+        name, claims = parts[1], _claims(parts)
+        (*parameters, body) = _nodes(parts[:-1] if claims else parts)
+        items = parameters[0].items if parameters else ()
+        return syntax.Net(*self._begin(parts), self._named(name), items, body, claims)
 
-    def _instance(self, tree: Tree[Token]) -> syntax.Instance:
-        name, base, *rest = cast(Any, tree.children)
-        claims = self._claims(rest)
-        arguments = self._all(rest[1:])  # without the bracket
-        span, documentation = self._span(tree), self._docs(tree)
-        return syntax.Instance(
-            span, documentation, self._named(name), self._named(base), arguments, claims
-        )
+    def _instance(self, parts: list[Any]) -> syntax.Instance:
+        name, base, claims = parts[1], parts[3], _claims(parts)
+        arguments = tuple(p for p in parts if isinstance(p, syntax.Argument))
+        named = self._named(name), self._named(base)
+        return syntax.Instance(*self._begin(parts), *named, arguments, claims)
 
-    def _parameters(self, tree: Tree[Token]) -> tuple[syntax.Parameter, ...]:
-        return self._all([c for c in tree.children if not isinstance(c, str)])
+    def _parameters(self, parts: list[Any]) -> _Part:
+        return _Part(self._span(parts), tuple(_nodes(parts)))
 
-    def _parameter(self, tree: Tree[Token]) -> syntax.Parameter:
-        name, *rest = cast(Any, tree.children)
-        type = self.read(rest.pop(0)) if rest and rest[0].data == "type" else None
-        default = self.read(rest[0]) if rest else None
-        return syntax.Parameter(self._span(tree), self._named(name), type, default)
+    def _parameter(self, parts: list[Any]) -> syntax.Parameter:
+        name, *rest = parts
+        type = rest.pop(0) if rest and isinstance(rest[0], syntax.Type) else None
+        default = rest[0] if rest else None
+        return syntax.Parameter(self._span(parts), self._named(name), type, default)
 
-    def _type(self, tree: Tree[Token]) -> syntax.Type:
-        name, *count = cast(Any, tree.children)
-        if not count:
-            return syntax.Type(self._span(tree), str(name))
-        numbers = [t for t in count[0].children if t.type == "NUMBER"]
-        length = self._value(numbers[0]) if numbers else None
-        return syntax.Type(self._span(tree), str(name), True, cast(Any, length))
+    def _type(self, parts: list[Any]) -> syntax.Type:
+        _, name, *brackets = parts
+        numbers = [int(self._number([t]).value) for t in brackets[1:-1]]
+        count = numbers[0] if numbers else None
+        return syntax.Type(self._span(parts[1:]), str(name), bool(brackets), count)
 
     # -- statements --------------------------------------------------------------------------
-    def _body(self, tree: Tree[Token]) -> syntax.Body:
-        # A body alone comes from a line that was left out because of an error, or is one.
-        for child in tree.children:
-            if cast(Any, child).data == "body":
-                self._complain(*_STRAY, self._span(cast(Any, child)))
-        return syntax.Body(self._span(tree), self._all(tree.children))
+    def _body(self, parts: list[Any]) -> syntax.Body:
+        return syntax.Body(self._span(parts), self._only_statements(_nodes(parts)))
 
-    def _input(self, tree: Tree[Token]) -> syntax.Input:
-        first, *rest = cast(Any, tree.children)
-        name = self._named(first) if isinstance(first, str) else None
-        arguments = self._all(rest if name else tree.children)
-        return syntax.Input(self._span(tree), self._docs(tree), name, arguments)
+    def _input(self, parts: list[Any]) -> syntax.Input:
+        name = self._named(parts[1]) if isinstance(parts[1], str) else None
+        return syntax.Input(*self._begin(parts), name, tuple(_nodes(parts)))
 
-    def _output(self, tree: Tree[Token]) -> syntax.Output:
-        name, flow, *rest = cast(Any, tree.children)
-        return syntax.Output(
-            self._span(tree),
-            self._docs(tree),
-            self._named(name),
-            self.read(flow),
-            self._claims(rest),
-        )
+    def _output(self, parts: list[Any]) -> syntax.Output:
+        _, name, _, flow, *_ = parts
+        return syntax.Output(*self._begin(parts), self._named(name), flow, _claims(parts))
 
-    def _label(self, tree: Tree[Token]) -> syntax.Layer:
-        name, flow, *rest = cast(Any, tree.children)
-        label, claims = self._named(name), self._claims(rest)
-        return syntax.Layer(self._span(tree), self._docs(tree), label, self.read(flow), claims)
+    def _label(self, parts: list[Any]) -> syntax.Layer:
+        name, flow, *_ = parts
+        return syntax.Layer(*self._begin(parts), self._named(name), flow, _claims(parts))
 
-    def _layer(self, tree: Tree[Token]) -> syntax.Layer:
-        flow, *rest = cast(Any, tree.children)
-        claims = self._claims(rest)
-        return syntax.Layer(self._span(tree), self._docs(tree), None, self.read(flow), claims)
+    def _layer(self, parts: list[Any]) -> syntax.Layer:
+        return syntax.Layer(*self._begin(parts), None, parts[0], _claims(parts))
 
-    def _definition(self, tree: Tree[Token]) -> syntax.Definition:
-        rest = list(cast(Any, tree.children))
-        claims = self._claims(rest)
-        *names, flow = rest
-        named = tuple(self._named(n) for n in names)
-        return syntax.Definition(self._span(tree), self._docs(tree), named, self.read(flow), claims)
+    def _definition(self, parts: list[Any]) -> syntax.Definition:
+        names = tuple(self._named(p) for p in parts if isinstance(p, str))
+        flow = parts[len(names)]
+        return syntax.Definition(*self._begin(parts), names, flow, _claims(parts))
 
-    def _yield(self, tree: Tree[Token]) -> syntax.Yield:
-        flows = list(cast(Any, tree.children))
-        claims = self._claims(flows)
-        return syntax.Yield(self._span(tree), self._docs(tree), self._all(flows), claims)
+    def _yield(self, parts: list[Any]) -> syntax.Yield:
+        flows = tuple(p for p in parts if isinstance(p, syntax.Flow))
+        return syntax.Yield(*self._begin(parts), flows, _claims(parts))
 
-    def _for(self, tree: Tree[Token]) -> syntax.For:
-        variable, _, values, body = cast(Any, tree.children)
-        return syntax.For(
-            self._span(tree),
-            self._docs(tree),
-            self._named(variable),
-            self.read(values),
-            self.read(body),
-        )
+    def _for(self, parts: list[Any]) -> syntax.For:
+        _, variable, _, values, body = parts
+        return syntax.For(*self._begin(parts), self._named(variable), values, body)
 
-    def _if(self, tree: Tree[Token]) -> syntax.If:
-        condition, then, *otherwise = self._all(tree.children)
-        last = otherwise[0] if otherwise else None
-        return syntax.If(self._span(tree), self._docs(tree), condition, then, last)
+    def _if(self, parts: list[Any]) -> syntax.If:
+        condition, then, *otherwise = _nodes(parts)
+        return syntax.If(*self._begin(parts), condition, then, otherwise[0] if otherwise else None)
 
-    def _default(self, tree: Tree[Token]) -> syntax.Default:
-        op, *settings = cast(Any, tree.children)
-        return syntax.Default(
-            self._span(tree), self._docs(tree), self._named(op), self._all(settings)
-        )
+    def _default(self, parts: list[Any]) -> syntax.Default:
+        return syntax.Default(*self._begin(parts), self._named(parts[1]), tuple(_nodes(parts)))
 
-    def _claims(self, children: list[Any]) -> tuple[syntax.Claim, ...]:
-        """Takes the `expect` from the end, if there is one."""
-        if children and not isinstance(children[-1], str) and children[-1].data == "expect":
-            return self._all(children.pop().children)
-        return ()
+    def _expect(self, parts: list[Any]) -> _Part:
+        return _Part(self._span(parts), tuple(_nodes(parts)))
 
-    def _quantity(self, tree: Tree[Token]) -> syntax.Claim:
-        name, relation, value = cast(Any, tree.children)
-        span = self._span(tree)
-        return syntax.Claim(span, self._named(name), str(relation), self.read(value))
+    def _quantity(self, parts: list[Any]) -> syntax.Claim:
+        name, relation, value = parts
+        return syntax.Claim(self._span(parts), self._named(name), str(relation), value)
 
-    def _shape(self, tree: Tree[Token]) -> syntax.Claim:
-        return syntax.Claim(self._span(tree), None, "=", self.read(tree.children[0]))
+    def _shape(self, parts: list[Any]) -> syntax.Claim:
+        return syntax.Claim(self._span(parts), None, "=", parts[0])
 
     # -- flows -------------------------------------------------------------------------------
-    def _flow(self, tree: Tree[Token]) -> syntax.Flow:
-        return syntax.Flow(self._span(tree), self._all(tree.children))
+    def _flow(self, parts: list[Any]) -> syntax.Flow:
+        return syntax.Flow(self._span(parts), tuple(parts))
 
-    def _application(self, tree: Tree[Token]) -> syntax.Application:
-        name, *arguments = cast(Any, tree.children)
-        return syntax.Application(self._span(tree), self._named(name), self._all(arguments))
+    def _application(self, parts: list[Any]) -> syntax.Application:
+        name, *arguments = parts
+        return syntax.Application(self._span(parts), self._named(name), tuple(arguments))
 
-    def _call(self, tree: Tree[Token]) -> syntax.Application:
-        name, _, *arguments = cast(Any, tree.children)
-        return syntax.Application(self._span(tree), self._named(name), self._all(arguments), True)
+    def _call(self, parts: list[Any]) -> syntax.Application:
+        arguments = tuple(_nodes(parts))
+        return syntax.Application(self._span(parts), self._named(parts[0]), arguments, True)
 
-    def _keyword(self, tree: Tree[Token]) -> syntax.Argument:
-        name, value = cast(Any, tree.children)
-        return syntax.Argument(self._span(tree), self.read(value), self._named(name))
+    def _keyword(self, parts: list[Any]) -> syntax.Argument:
+        name, value = parts
+        return syntax.Argument(self._span(parts), _alone(value), self._named(name))
 
-    def _stride(self, tree: Tree[Token]) -> syntax.Argument:
-        return syntax.Argument(self._span(tree), self.read(tree.children[0]), stride=True)
+    _given = _keyword
 
-    def _positional(self, tree: Tree[Token]) -> syntax.Argument:
-        return syntax.Argument(self._span(tree), self.read(tree.children[0]))
+    def _stride(self, parts: list[Any]) -> syntax.Argument:
+        return syntax.Argument(self._span(parts), parts[1], stride=True)
 
-    def _given(self, tree: Tree[Token]) -> syntax.Argument:
-        name, flow = cast(Any, tree.children)
-        return syntax.Argument(self._span(tree), _alone(self.read(flow)), self._named(name))
+    def _positional(self, parts: list[Any]) -> syntax.Argument:
+        return syntax.Argument(self._span(parts), _alone(parts[0]))
 
-    def _positional_flow(self, tree: Tree[Token]) -> syntax.Argument:
-        return syntax.Argument(self._span(tree), _alone(self.read(tree.children[0])))
+    _given_flow = _positional
 
     # -- values ------------------------------------------------------------------------------
-    def _bank(self, tree: Tree[Token]) -> syntax.Bank:
-        return syntax.Bank(self._span(tree), *self._all(tree.children))
+    def _bank(self, parts: list[Any]) -> syntax.Bank:
+        return syntax.Bank(self._span(parts), *parts)
 
-    def _range(self, tree: Tree[Token]) -> syntax.Range:
-        return syntax.Range(self._span(tree), *self._all(tree.children))
+    def _range(self, parts: list[Any]) -> syntax.Range:
+        return syntax.Range(self._span(parts), *parts)
 
-    def _predicate(self, tree: Tree[Token]) -> syntax.Predicate:
-        pattern, body = self._all(tree.children)
-        items = pattern.items if isinstance(pattern, syntax.Tuple) else (pattern,)
-        names = tuple(_alone(item) for item in items)
-        for item in names:
+    def _predicate(self, parts: list[Any]) -> syntax.Predicate:
+        pattern, body = parts
+        items = pattern.items if isinstance(pattern, syntax.Tuple) else pattern.steps
+        for item in items:
             if not isinstance(item, syntax.Name):
-                self._complain(
-                    "E002", "before `=>` stand names, as in `(source, destination)`", item.span
-                )
-        return syntax.Predicate(self._span(tree), names, body)
+                message = "before `=>` stand names, as in `(source, destination)`"
+                self._complain("E002", message, item.span)
+        return syntax.Predicate(self._span(parts), items, body)
 
-    def _conditional(self, tree: Tree[Token]) -> syntax.Conditional:
-        return syntax.Conditional(self._span(tree), *self._all(tree.children))
+    def _conditional(self, parts: list[Any]) -> syntax.Conditional:
+        return syntax.Conditional(self._span(parts), *parts)
 
-    def _chain(self, tree: Tree[Token]) -> syntax.Expression:
+    def _chain(self, parts: list[Any]) -> syntax.Expression:
         """Operands with operators between them, joined from the left."""
-        children = cast(Any, tree.children)
-        left: syntax.Expression = self.read(children[0])
-        for operator, operand in zip(children[1::2], children[2::2], strict=True):
-            right = self.read(operand)
-            left = syntax.Binary(left.span.to(right.span), str(operator), left, right)
+        left: syntax.Expression = parts[0]
+        for operator, right in zip(parts[1::2], parts[2::2], strict=True):
+            left = syntax.Binary(self._span([left, right]), str(operator), left, right)
         return left
 
     _disjunction = _conjunction = _sum = _product = _chain
 
-    def _comparison(self, tree: Tree[Token]) -> syntax.Comparison:
-        children = cast(Any, tree.children)
-        operators = tuple(map(str, children[1::2]))
-        return syntax.Comparison(self._span(tree), self._all(children[::2]), operators)
+    def _comparison(self, parts: list[Any]) -> syntax.Comparison:
+        operators = tuple(map(str, parts[1::2]))
+        return syntax.Comparison(self._span(parts), tuple(parts[::2]), operators)
 
-    def _negation(self, tree: Tree[Token]) -> syntax.Unary:
-        return syntax.Unary(self._span(tree), "not", self.read(tree.children[0]))
+    def _not(self, parts: list[Any]) -> syntax.Unary:
+        return syntax.Unary(self._span(parts), "not", parts[1])
 
-    def _minus(self, tree: Tree[Token]) -> syntax.Unary:
-        return syntax.Unary(self._span(tree), "-", self.read(tree.children[1]))
+    def _minus(self, parts: list[Any]) -> syntax.Unary:
+        return syntax.Unary(self._span(parts), "-", parts[1])
 
-    def _power(self, tree: Tree[Token]) -> syntax.Binary:
-        base, exponent = self._all(tree.children)
-        return syntax.Binary(self._span(tree), "**", base, exponent)
+    def _power(self, parts: list[Any]) -> syntax.Binary:
+        return syntax.Binary(self._span(parts), "**", *parts)
 
-    def _index(self, tree: Tree[Token]) -> syntax.Index:
-        value, _, index = cast(Any, tree.children)
-        return syntax.Index(self._span(tree), self.read(value), self.read(index))
+    def _index(self, parts: list[Any]) -> syntax.Index:
+        return syntax.Index(self._span(parts), *_nodes(parts))
 
-    def _member(self, tree: Tree[Token]) -> syntax.Member:
-        value, _, name = cast(Any, tree.children)
-        return syntax.Member(self._span(tree), self.read(value), self._named(name))
+    def _member(self, parts: list[Any]) -> syntax.Member:
+        value, _, name = parts
+        return syntax.Member(self._span(parts), value, self._named(name))
 
-    def _number(self, tree: Tree[Token]) -> syntax.Number:
-        token = cast(Any, tree.children[0])
-        return syntax.Number(self._token(token), self._value(token), str(token))
-
-    def _value(self, token: Any) -> int | float:
-        value = math.inf if len(token) > 40 else number(str(token))
+    def _number(self, parts: list[Any]) -> syntax.Number:
+        (token,) = parts
+        span = self._span(parts)
+        value = math.inf if len(token) > 40 else number(token)
         if not value < LARGEST:
-            span = self._token(token)
             self._complain("E401", "this number is too large", span, "numbers stay below 2^63")
-            return 1
-        return value
+            value = 1
+        return syntax.Number(span, value, str(token))
 
-    def _string(self, tree: Tree[Token]) -> syntax.String:
-        token = cast(Any, tree.children[0])
+    def _string(self, parts: list[Any]) -> syntax.String:
+        (token,) = parts
         if token.startswith('"""'):
-            return syntax.String(self._token(token), token[3:-3])
+            return syntax.String(self._span(parts), token[3:-3])
         value = re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[0]), token[1:-1])
-        return syntax.String(self._token(token), value)
+        return syntax.String(self._span(parts), value)
 
-    def _size(self, tree: Tree[Token]) -> syntax.Size:
-        token = cast(Any, tree.children[0])
-        span = self._token(token)
-        sizes = tuple(int(part) if len(part) < 20 else LARGEST for part in token.split("x"))
+    def _size(self, parts: list[Any]) -> syntax.Size:
+        span = self._span(parts)
+        sizes = tuple(int(p) if len(p) < 20 else LARGEST for p in parts[0].split("x"))
         if max(sizes) >= LARGEST:
             self._complain("E401", "this size is too large", span, "numbers stay below 2^63")
             sizes = (1,) * len(sizes)
         return syntax.Size(span, sizes)
 
-    def _name(self, tree: Tree[Token]) -> syntax.Name:
-        return self._named(tree.children[0])
+    def _name(self, parts: list[Any]) -> syntax.Name:
+        return self._named(parts[0])
 
-    def _here(self, tree: Tree[Token]) -> syntax.In:
-        return syntax.In(self._span(tree))
+    def _here(self, parts: list[Any]) -> syntax.In:
+        return syntax.In(self._span(parts))
 
-    def _list(self, tree: Tree[Token]) -> syntax.List:
-        return syntax.List(self._span(tree), self._all(tree.children))
+    def _list(self, parts: list[Any]) -> syntax.List:
+        return syntax.List(self._span(parts), tuple(_nodes(parts)))
 
-    def _paren(self, tree: Tree[Token]) -> syntax.Flow:
-        flow = self.read(tree.children[0])
-        return syntax.Flow(self._span(tree), flow.steps, True)
+    def _paren(self, parts: list[Any]) -> syntax.Flow:
+        return syntax.Flow(self._span(parts), parts[1].steps, True)
 
-    def _tuple(self, tree: Tree[Token]) -> syntax.Tuple:
-        return syntax.Tuple(self._span(tree), tuple(map(_alone, self._all(tree.children))))
+    def _tuple(self, parts: list[Any]) -> syntax.Tuple:
+        return syntax.Tuple(self._span(parts), tuple(map(_alone, _nodes(parts))))
 
-    def _computed(self, tree: Tree[Token]) -> syntax.Computed:
-        parts = [c for c in tree.children if not isinstance(c, str)]
-        return syntax.Computed(self._span(tree), tuple(map(_alone, self._all(parts))))
+    def _computed(self, parts: list[Any]) -> syntax.Computed:
+        sizes = tuple(map(_inside, _nodes(parts)))
+        return syntax.Computed(self._span(parts), sizes)
+
+
+def _nodes(parts: Sequence[Any]) -> list[Any]:
+    """The parts that are no tokens."""
+    return [part for part in parts if not isinstance(part, str)]
+
+
+def _claims(parts: Sequence[Any]) -> tuple[syntax.Claim, ...]:
+    """What stands after `expect`, where the last part is one."""
+    last = parts[-1]
+    return last.items if isinstance(last, _Part) else ()
 
 
 def _alone(value: Any) -> Any:
-    """The only step of a flow, or the flow."""
-    return value.steps[0] if isinstance(value, syntax.Flow) and len(value.steps) == 1 else value
+    """The only step of a flow that is not in parentheses, or the value."""
+    plain = isinstance(value, syntax.Flow) and not value.parenthesised
+    return value.steps[0] if plain and len(value.steps) == 1 else value
+
+
+def _inside(value: syntax.Flow) -> syntax.Expression:
+    """What stands in parentheses."""
+    return value.steps[0] if len(value.steps) == 1 else value

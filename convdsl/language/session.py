@@ -13,9 +13,9 @@ from convdsl.language.values import POISON, Defaults
 
 MOST_FINDINGS = 40
 MOST_STEPS = 1_000_000
-MOST_NODES = 50_000
+MOST_NODES = 30_000
 DEEPEST_CALL = 64
-LARGEST_TENSOR = 1 << 40
+LARGEST_TENSOR = 1 << 31
 """Elements of any tensor or weight."""
 
 
@@ -52,6 +52,8 @@ class Frame:
     call: Span | None = None
     depth: int = 0
     is_net: bool = False
+    rounds: int = 1
+    """How often the loops around a statement repeat it."""
 
     def known(self) -> list[str]:
         """The names in scope."""

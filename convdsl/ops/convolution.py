@@ -209,7 +209,9 @@ def _check_groups(channels: int, filters: int, groups: int) -> None:
     for count, what in ((channels, "input channels"), (filters, "filters")):
         if count % groups:
             near = [
-                g for g in range(1, min(channels, filters) + 1) if channels % g == filters % g == 0
+                g
+                for g in range(1, min(channels, filters, 4096) + 1)
+                if channels % g == filters % g == 0
             ]
             options = ", ".join(str(g) for g in near[:8])
             raise Problem(

@@ -1,4 +1,4 @@
-"""Ops that move elements: concatenation, slices, padding, cropping, resampling, shuffles and views."""
+"""Ops that move elements: concatenation, slices, crops, padding, resampling, shuffles, views."""
 
 from __future__ import annotations
 

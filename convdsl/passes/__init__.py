@@ -5,9 +5,11 @@ from convdsl.passes.fuse import fuse
 from convdsl.passes.gradient import add_gradients, add_loss
 from convdsl.passes.simplify import simplify
 from convdsl.passes.specialise import specialise
-from convdsl.passes.update import Sgd, add_updates
+from convdsl.passes.update import Adam, Optimizer, Sgd, add_updates
 
 __all__ = [
+    "Adam",
+    "Optimizer",
     "Sgd",
     "add_gradients",
     "add_loss",

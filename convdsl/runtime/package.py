@@ -88,7 +88,8 @@ def load(directory: str | Path, threads: int | None = None) -> Any:
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
-        return module.load(threads=threads)
+        # The folder is given, for modules of equal code are loaded once.
+        return module.load(folder, threads)
     except Exception as reason:  # the folder's own code may fail in any way
         raise problem("E507", f"{directory} is damaged: {reason}", "compile it again") from None
 

@@ -86,7 +86,7 @@ class _Network:
         self.summary = summary
         self.prefix = prefix
         self.rows: list[Row] = [tuple(row) for row in rows(summary.layers)]
-        self.row_of = {layer.name: row[-1].name for row in self.rows for layer in row}
+        self.box_of = {layer.name: row[0].name for row in self.rows for layer in row}
         self.types = dict(summary.inputs) | {layer.name: layer.output for layer in summary.layers}
 
     def caption(self) -> str:
@@ -105,7 +105,7 @@ class _Network:
         self._add_rows(source, self.rows, ())
         for row in self.rows:
             for name in dict.fromkeys(row[0].inputs):
-                self._add_edge(source, name, row[-1].name)
+                self._add_edge(source, name, row[0].name)
         for (name, type), layer in zip(self.summary.outputs, self.summary.sources, strict=True):
             shown = "output" if name == layer else name
             self._add_end(source, f"output {name}", shown, type)
@@ -135,7 +135,7 @@ class _Network:
 
     def _add_row(self, source: graphviz.Digraph, row: Row) -> None:
         source.node(
-            self._id(row[-1].name),
+            self._id(row[0].name),
             _row_label(row),
             tooltip=_tooltip(row),
             fillcolor=PALETTE.get(row[0].category, OTHER),
@@ -143,7 +143,7 @@ class _Network:
 
     def _add_edge(self, source: graphviz.Digraph, tail: str, head: str) -> None:
         label = str(self.types[tail])
-        source.edge(self._id(self.row_of.get(tail, tail)), self._id(head), label=f" {label}")
+        source.edge(self._id(self.box_of.get(tail, tail)), self._id(head), label=f" {label}")
 
     def _id(self, name: str) -> str:
         # Graphviz reads what follows a colon as a port.

@@ -26,6 +26,15 @@ def test_a_package_computes_what_the_program_does(program, x, tmp_path):
     np.testing.assert_array_equal(package.load(tmp_path / "out")(x), program(x))
 
 
+def test_packages_of_equal_code_keep_their_own_weights(x, tmp_path):
+    net = convdsl.load("lenet")
+    one, two = net.compile(batch=2, seed=1), net.compile(batch=2, seed=2)
+    package.write(one, tmp_path / "one")
+    package.write(two, tmp_path / "two")
+    np.testing.assert_array_equal(package.load(tmp_path / "one")(x), one(x))
+    np.testing.assert_array_equal(package.load(tmp_path / "two")(x), two(x))
+
+
 def test_a_package_needs_only_numpy_and_numba(program, x, tmp_path):
     package.write(program, tmp_path / "mylenet")
     np.save(tmp_path / "x.npy", x)
