@@ -99,6 +99,8 @@ def torch_op(op, given, weights):
             return total * coefficient + bias
         case "dense":
             return F.linear(x.flatten(1), *weights)
+        case "rbf":
+            return ((x.flatten(1)[:, None] - weights[0]) ** 2).sum(-1)
         case "flatten":
             return x.flatten(1)
         case "dropout" | "spatial_dropout" | "drop_path":

@@ -260,12 +260,13 @@ def _show_gradients(program: Any, subject: _Subject, given: _Given, batch: int, 
 
 
 def _targets(subject: _Subject, given: _Given, seed: int) -> Array:
-    """The true classes, or seeded ones."""
+    """The true classes, or seeded ones for every position of the output."""
     if given.true is not None:
         return given.true
     assert subject.network is not None
-    classes = subject.network.graph.outputs[0][1].type.shape[0]
-    return np.random.default_rng(seed).integers(0, classes, len(given.arrays[0]))
+    classes, *positions = subject.network.graph.outputs[0][1].type.shape
+    random = np.random.default_rng(seed)
+    return random.integers(0, classes, (len(given.arrays[0]), *positions))
 
 
 def _with_target(args: argparse.Namespace, subject: _Subject, given: _Given) -> list[Array]:

@@ -33,11 +33,12 @@ class Operation(Protocol):
 class Initialiser:
     """How a variable gets its first values.
 
-    ``scheme``: ``zeros``, ``ones``, ``constant``, ``uniform`` (on [-bound, bound]) or ``normal``
+    ``scheme``: ``zeros``, ``ones``, ``constant``, ``uniform`` (on [-bound, bound]), ``signs`` (±1),
+    ``orthogonal`` (rows, or columns where there are fewer of them, of length 1) or ``normal``
     (mean 0); ``amount`` is the constant, the bound or the standard deviation.
     """
 
-    scheme: Literal["zeros", "ones", "constant", "uniform", "normal"]
+    scheme: Literal["zeros", "ones", "constant", "uniform", "normal", "signs", "orthogonal"]
     amount: float = 0.0
 
 

@@ -26,15 +26,19 @@ class TooDeep(Exception):
         self.position = position
 
 
+_VALUE_ENDS = frozenset({"NAME", "NUMBER", "SIZE", "STRING", "IN", "RPAR", "RSQB"})
+
+
 class Layout:
     """Between Lark's lexer and its parser: line ends in brackets, and minus signs.
 
-    A newline within brackets ends no statement. A minus with a space before it and none after it
-    begins an argument (``leaky_relu -0.1``); in brackets, where arguments are rare, it does so only
-    for an op after an arrow and subtracts elsewhere.
+    A newline within brackets ends no statement. A minus is a sign where no value stands before it.
+    Behind a value it subtracts, unless it is set apart on the left alone (``leaky_relu -0.1``):
+    then it begins an argument; in brackets, where arguments are rare, only for an op after an
+    arrow.
     """
 
-    always_accept: ClassVar[tuple[str, ...]] = ()
+    always_accept: ClassVar[tuple[str, ...]] = ("MINUS",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         depth = braces = 0
@@ -54,8 +58,9 @@ class Layout:
                     continue
             elif kind == "NAME" and token in RESERVED:
                 token.type = token.upper()
-            elif kind == "NEGATIVE" and depth > 0 and (before, last) != ("_ARROW", "NAME"):
-                token.type = "MINUS"
+            elif kind in ("MINUS", "NEGATIVE"):
+                apart = kind == "NEGATIVE" and (depth <= 0 or (before, last) == ("_ARROW", "NAME"))
+                token.type = "NEGATIVE" if apart or last not in _VALUE_ENDS else "MINUS"
             if depth + braces > DEEPEST:
                 assert token.start_pos is not None
                 raise TooDeep(token.start_pos)

@@ -12,7 +12,7 @@ from convdsl.language.naming import Line, Names
 from convdsl.language.values import POISON, Defaults
 
 MOST_FINDINGS = 40
-MOST_STEPS = 1_000_000
+MOST_STEPS = 500_000
 MOST_NODES = 30_000
 DEEPEST_CALL = 64
 LARGEST_TENSOR = 1 << 31

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
+from convdsl.graph import Builder, Node, TensorType, Value
 from convdsl.graph.types import Shape
 from convdsl.ops.attributes import (
     Connections,
@@ -24,6 +24,7 @@ from convdsl.ops.attributes import (
 from convdsl.ops.attributes import Window as WindowKind
 from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
 from convdsl.ops.families import Convolution, Family, Geometry, operand
+from convdsl.ops.initialisers import Initialised
 from convdsl.ops.linear import along, take
 from convdsl.ops.primitive import Reshape, compute
 from convdsl.ops.windows import effective, output_sizes
@@ -37,7 +38,7 @@ Table = tuple[tuple[bool, ...], ...]
 
 @op("conv")
 @dataclass(frozen=True)
-class Conv(Op):
+class Conv(Initialised):
     """Convolution as ConvNets use the word: cross-correlation, summed over the input channels.
 
     y[n, f, o] = b[f] + Σ_c Σ_k x[n, c, o·stride + k·dilation − pad] · w[f, c, k], with zeros
@@ -45,6 +46,9 @@ class Conv(Op):
     seeing its own channels; `groups` equal to the channels is a depthwise convolution. With
     `connect`, each filter sees the channels that a table marks (LeCun et al. 1998, table I). With
     `flip=on` the window is mirrored, which is the convolution of mathematics.
+
+    How the weights start is `init`'s to say: `fan_in`, `zeros`, `constant`, `uniform`, `normal`,
+    `glorot`, `he`, `lecun` or `orthogonal`, with `spread` as its amount.
 
     Weights: `weight` (filters × channels/groups × window; with `connect`, connections × window,
     filter by filter), `bias` (filters).
@@ -62,6 +66,7 @@ class Conv(Op):
         Sample("conv 2@2 /2", "2@4x5x6"),
         Sample('conv 3@2x2 connect="XX. .XX"', "2@4x4"),
         Sample("conv 2@3x2 flip=on pad=1", "2@4x5"),
+        Sample("conv 4@3x3 init=he", "3@5x5"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("conv 4@9x9", "3@8x8", "E202"),
@@ -108,13 +113,14 @@ class Conv(Op):
         return self.filters * (x.channels // self.groups)
 
     def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        fan_in = self._pairs(x[0]) // self.filters * math.prod(self.window)
-        bound = Initialiser("uniform", 1 / math.sqrt(max(fan_in, 1)))
+        window = math.prod(self.window)
         shape: Shape = (self.filters, x[0].channels // self.groups)
         if self.connect is not None:
             shape = (self._pairs(x[0]),)
-        weight = Weight("weight", (*shape, *self.window), bound)
-        return (weight, Weight("bias", (self.filters,), bound)) if self.bias else (weight,)
+        fan_in = self._pairs(x[0]) // self.filters * window
+        fan_out = self._pairs(x[0]) // x[0].channels * window
+        full = (*shape, *self.window)
+        return self.initialised(full, self.filters, fan_in, fan_out, self.bias)
 
     def result(self, *x: TensorType) -> TensorType:
         _check_groups(x[0].channels, self.filters, self.groups)
@@ -342,7 +348,7 @@ class ConvWeightGradient(Op):
 
 @op("deconv")
 @dataclass(frozen=True)
-class Deconv(Op):
+class Deconv(Initialised):
     """Transposed convolution: the map whose gradient is a convolution; it enlarges by its stride.
 
     Every input element adds its window, times the weights, to the result; the result is then cut by
@@ -377,10 +383,10 @@ class Deconv(Op):
     bias: bool = attribute(Flag(), "whether a bias is added", default=True)
 
     def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        each = self.filters // self.groups
-        bound = Initialiser("uniform", 1 / math.sqrt(max(each * math.prod(self.window), 1)))
-        weight = Weight("weight", (x[0].channels, each, *self.window), bound)
-        return (weight, Weight("bias", (self.filters,), bound)) if self.bias else (weight,)
+        each, window = self.filters // self.groups, math.prod(self.window)
+        fans = each * window, x[0].channels // self.groups * window
+        shape = (x[0].channels, each, *self.window)
+        return self.initialised(shape, self.filters, *fans, self.bias)
 
     def result(self, *x: TensorType) -> TensorType:
         _check_groups(x[0].channels, self.filters, self.groups)
@@ -428,6 +434,9 @@ class Deconv(Op):
             bias=False,
             connect=None,
             flip=False,
+            init="fan_in",
+            spread=0.0,
+            bias_fill=0.0,
         )
 
     def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:

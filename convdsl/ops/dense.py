@@ -12,6 +12,7 @@ from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Count, Flag, attribute
 from convdsl.ops.base import Mistake, Op, Sample, Weight, Window, op, single
 from convdsl.ops.families import Family, Product, operand
+from convdsl.ops.initialisers import Initialised
 from convdsl.ops.primitive import MatMul, Reshape, compute
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 @op("dense")
 @dataclass(frozen=True)
-class Dense(Op):
+class Dense(Initialised):
     """A fully connected layer: y[n, o] = b[o] + Σ_i x[n, i] · w[o, i].
 
-    A feature map is flattened first, in the order channels, height, width.
+    A feature map is flattened first, in the order channels, height, width. How the weights start
+    is `init`'s to say, as for `conv`.
     Weights: `weight` (units × inputs), `bias` (units).
     """
 
@@ -32,11 +34,13 @@ class Dense(Op):
         Sample("dense 10", "16"),
         Sample("dense 3 bias=off", "2@4x5"),
         Sample("dense 4", "2@3x2x2"),
+        Sample("dense 4 init=normal spread=0.1 bias_fill=1", "7"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("dense", "16", "E104"),
         Mistake("dense 0", "16", "E201"),
         Mistake("dense 10@3x3", "16", "E106"),
+        Mistake("dense 10 init=kaiming", "16", "E201"),
     )
 
     takes_epilogue: ClassVar[bool] = True
@@ -45,9 +49,8 @@ class Dense(Op):
     bias: bool = attribute(Flag(), "whether a bias is added", default=True)
 
     def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        bound = Initialiser("uniform", 1 / math.sqrt(x[0].size))
-        weight = Weight("weight", (self.units, x[0].size), bound)
-        return (weight, Weight("bias", (self.units,), bound)) if self.bias else (weight,)
+        inputs = x[0].size
+        return self.initialised((self.units, inputs), self.units, inputs, self.units, self.bias)
 
     def result(self, *x: TensorType) -> TensorType:
         return TensorType((self.units,))
@@ -113,3 +116,49 @@ class Flatten(Op):
         self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
     ) -> Sequence[Value | None]:
         return [b.add(Reshape(node.inputs[0].type), single(dy))]
+
+
+@op("rbf")
+@dataclass(frozen=True)
+class Rbf(Op):
+    """LeNet-5's output: y[n, o] = Σ_i (x[n, i] − c[o, i])², the distances to fixed centres.
+
+    The centres are a buffer and not learned: they start at ±1 at random and are set like any
+    buffer.
+    Buffers: `centre` (units × inputs). (LeCun et al. 1998, section II.B)
+    """
+
+    category: ClassVar[str] = "dense"
+    samples: ClassVar[Sequence[Sample]] = (Sample("rbf 3", "7"), Sample("rbf 4", "2@2x3"))
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("rbf", "7", "E104"),
+        Mistake("rbf 0", "7", "E201"),
+    )
+
+    units: int = attribute(Count(), "the number of units", notation="value")
+
+    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
+        return (Weight("centre", (self.units, x[0].size), Initialiser("signs"), "buffer"),)
+
+    def result(self, *x: TensorType) -> TensorType:
+        return TensorType((self.units,))
+
+    def flops(self, *x: TensorType) -> int:
+        return 3 * x[0].size * self.units
+
+    def sees(self, *x: TensorType) -> Window:
+        return Window(whole=True)
+
+    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
+        x, centre = node.inputs
+        row = b.add(Reshape(TensorType((1, x.type.size))), x)
+        apart = operand(0) - operand(1)
+        over = TensorType((self.units, x.type.size))
+        return (compute(b, apart * apart, [row, centre], over, node.output.type, name=node.name),)
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        x, centre = inputs
+        apart = x.reshape(x.shape[0], 1, -1) - centre
+        return np.asarray((apart**2).sum(axis=-1))

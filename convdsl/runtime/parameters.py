@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +31,20 @@ def initial(variable: Variable, seed: int, batch: int = 1) -> Array:
     random = np.random.default_rng([seed, zlib.crc32(variable.name.encode())])
     if scheme.scheme == "uniform":
         return random.uniform(-scheme.amount, scheme.amount, shape).astype(np.float32)
+    if scheme.scheme == "signs":
+        return random.choice(np.array([-1.0, 1.0], np.float32), shape)
+    if scheme.scheme == "orthogonal":
+        return _orthogonal(random, shape)
     return (random.standard_normal(shape) * scheme.amount).astype(np.float32)
+
+
+def _orthogonal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A matrix of the first axis by the rest, orthonormal along the shorter side."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    q, r = np.linalg.qr(random.standard_normal((max(rows, columns), min(rows, columns))))
+    # The signs of r's diagonal make the distribution uniform (Mezzadri 2007).
+    q = q * np.sign(np.diag(r))
+    return (q if rows >= columns else q.T).reshape(shape).astype(np.float32)
 
 
 def read(path: str | Path) -> dict[str, Array]:
