@@ -27,10 +27,11 @@ def compile(
     threads: int | None = None,
     precision: str = "fp32",
     seed: int = 0,
+    recompute: bool = False,
 ) -> Program:
     """A network's graph as a program: for inference, or for training with a loss."""
     _check(batch, precision, optimizer)
-    lowered = lower(graph, loss, optimizer)
+    lowered = lower(graph, loss, optimizer, recompute)
     planned = plan(lowered, batch, _target(target))
     from convdsl.runtime.program import Program
 
@@ -46,7 +47,12 @@ def compile(
     return program
 
 
-def lower(graph: Graph, loss: str | Loss | None = None, optimizer: object | None = None) -> Graph:
+def lower(
+    graph: Graph,
+    loss: str | Loss | None = None,
+    optimizer: object | None = None,
+    recompute: bool = False,
+) -> Graph:
     """The graph in primitive ops: for inference, or with a loss, gradients and updates."""
     graph = passes.specialise(graph, training=loss is not None)
     if loss is not None:
@@ -55,7 +61,8 @@ def lower(graph: Graph, loss: str | Loss | None = None, optimizer: object | None
     if isinstance(optimizer, passes.Optimizer):
         graph = passes.add_updates(graph, optimizer)
     graph = passes.expand(graph)
-    return passes.fuse(passes.simplify(graph))
+    graph = passes.fuse(passes.simplify(graph))
+    return passes.recompute(graph) if recompute and loss is not None else graph
 
 
 def emit(

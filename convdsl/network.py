@@ -77,17 +77,27 @@ class Network:
         optimizer: object | None = None,
         precision: str = "fp32",
         seed: int = 0,
+        recompute: bool = False,
     ) -> Program:
         """The program for a target and a batch, with parameters drawn from ``seed``.
 
         With ``train`` it has `value_and_grad` for the ``loss``, and `step` where an ``optimizer``
-        is given (`convdsl.SGD`). Raises CompileError E5xx where the target is not to be had or the
+        is given (`convdsl.SGD`, `convdsl.Adam`); with ``recompute`` cheap values are computed twice
+        instead of kept, for less memory. Raises CompileError E5xx where the target is not to be had or the
         loss does not fit.
         """
         from convdsl import compiler
 
         return compiler.compile(
-            self.graph, target, batch, loss if train else None, optimizer, threads, precision, seed
+            self.graph,
+            target,
+            batch,
+            loss if train else None,
+            optimizer,
+            threads,
+            precision,
+            seed,
+            recompute,
         )
 
     def to_text(self) -> str:

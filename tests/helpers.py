@@ -92,6 +92,9 @@ def torch_op(op, given, weights):
         case "adaptive_avg":
             pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[rank - 1]
             return pool(x, op.window)
+        case "adaptive_max":
+            pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[rank - 1]
+            return pool(x, op.window)
         case "subsample":
             pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
             total = pool(x, op.window, op.stride) * np.prod(op.window).item()

@@ -18,6 +18,9 @@ from convdsl.language.values import LONGEST, POISON, BlockValue, Refused, Unboun
 from convdsl.ops import Op, lookup
 from convdsl.ops.attributes import Span as Range
 
+CALL = 10
+"""Steps that the call of a block counts for."""
+
 
 @dataclass(frozen=True)
 class Yielded:
@@ -38,6 +41,7 @@ class Bodies(Flows):
         self, block: BlockValue, given: Given, step: syntax.Expression, frame: Frame
     ) -> Any:
         """The value of a block for what flows in: an instance of it."""
+        self.session.tick(step.span, frame, CALL)
         if frame.depth >= DEEPEST_CALL:
             message = f"blocks call each other more than {DEEPEST_CALL} deep"
             help = "a block that calls itself needs an `if` that ends it"

@@ -43,7 +43,11 @@ def checked_type(shape: tuple[Any, ...]) -> TensorType:
         raise Refused(
             "E201", f"an input has at most {MOST_AXES} spatial axes, not {len(shape) - 1}"
         )
-    return TensorType(shape)
+    checked = TensorType(shape)
+    if checked.size > LARGEST:
+        help = "a tensor has at most 2^31"
+        raise Refused("E401", f"an input of {checked.size:,} elements is too large", help)
+    return checked
 
 
 def default_name(type: TensorType) -> str:

@@ -68,6 +68,18 @@ _LOOKALIKES = {
     "\\": "a statement goes on in the next line after `->`, `,` or an operator",
 }
 
+_HINTS = {
+    "/": "whole numbers are divided by `//`",
+    "-": "a difference has a space on both sides of its minus: `a - b`",
+    ":": "a label is one name at the beginning of a statement: `C1: conv 6@5x5`",
+    "=": "`name = ...` names a value, `name: ...` labels a layer, `==` compares",
+    "==": "`name = ...` names a value, `name: ...` labels a layer, `==` compares",
+    ".": "members are those of a tensor: `in.c`, `x.h`",
+    "->": "an arrow stands between two steps",
+    ",": "arguments have spaces between them: `conv 6@5x5 pad=2`",
+    "expect": "`expect` stands once, after a statement or a network",
+}
+
 _WORDS = re.compile(r"\w+|->|=>|\.\.|\*\*|//|[=!<>]=|\S")
 
 
@@ -111,12 +123,17 @@ class _Place:
     @property
     def before(self) -> str:
         """The word or sign before the place, comments left out."""
-        end = self.position
-        for mark in outline(self.text[: self.position]):
-            if mark.kind == "comment" and not self.text[mark.end : self.position].strip():
-                end = mark.start
+        end = self._end_of_word_before()
         words = _WORDS.findall(self.text[max(0, end - 80) : end])
         return words[-1] if words else ""
+
+    def _end_of_word_before(self) -> int:
+        """Where the word or sign before the place ends."""
+        comments = [m for m in outline(self.text[: self.position]) if m.kind == "comment"]
+        end = len(self.text[: self.position].rstrip())
+        while comments and comments[-1].start + len(comments[-1].text.rstrip()) == end:
+            end = len(self.text[: comments.pop().start].rstrip())
+        return end
 
     def span(self) -> Span:
         if not self.ended:
@@ -195,57 +212,102 @@ class _Place:
         """A word or a sign that cannot stand here."""
         word, before = self.word, self.before
         found = f", found `{word}`" if word else ""
-        if word in RESERVED and (before in _NAMING or "NAME" in self.accepts and before in "(,"):
+        if self._at_top():
+            return self._error("a layer stands in a network or a block", self._head())
+        if self._is_misused_keyword(word):
             return Diagnostic(
-                "E004",
-                f"`{word}` is a word of the language and cannot be a name",
-                self.span(),
+                "E004", f"`{word}` is a word of the language and cannot be a name", self.span()
             )
-        if before == "in" and "IN" not in self.accepts and self._heads("for"):
-            return self._expected("a range such as `0..4`, or a list, after `in`" + found)
-        if before in _AFTER and not ("_SEP" in self.accepts and before == "in"):
-            return self._expected(f"expected {_AFTER[before]} after `{before}`{found}", plain=True)
+        if before == "in" and self._heads("for"):
+            return self._expected("a range such as `0..4`, or a list,", before, found)
+        if before == ":" and not self._is_statement_colon():
+            return self._expected("a type such as `int` or `block`", before, found)
+        if before in _AFTER:
+            return self._expected(_AFTER[before], before, found)
         if before in ("(", "[", ","):
-            return self._expected(f"expected a value after `{before}`{found}", plain=True)
-        return self._continuation(word, before, found)
+            return self._expected("a value", before, found)
+        return self._by_what_fits(word, before, found)
 
-    def _continuation(self, word: str, before: str, found: str) -> Diagnostic:
-        if "LBRACE" in self.accepts and not {"_SEP", "_ARROW"} & self.accepts:
-            return self._expected("`{`" + (f" after `{before}`" if before else "") + found)
-        if "COLON" in self.accepts and len(self.accepts) == 1:
-            return self._expected(f"`:` after `{before}`{found}")
-        if "IN" in self.accepts and self._heads("for") and before != "in":
-            return self._expected(f"`in` after `{before}`{found}")
+    def _by_what_fits(self, word: str, before: str, found: str) -> Diagnostic:
+        """Told from what the parser would have accepted."""
+        fits, fresh = self.accepts, self._is_fresh()
+        if word == "else":
+            return self._error("`else` stands behind the closing brace of an `if`", self.span())
+        if fits and fits <= {"NAME", "RBRACE", "_SEP", "MINUS"}:
+            return self._expected("a name", before, found)
+        if {"EQUAL", "ABOUT"} <= fits and self.accepts.isdisjoint({"_SEP"}):
+            return self._expected("`=` or `~`", before, found)
+        if "COMMA" in fits and fits & {"RPAR", "RSQB"} and before not in ",([":
+            close = "`)`" if "RPAR" in fits else "`]`"
+            return self._expected(f"`,` or {close}", before, found)
+        if "IN" in fits and self._heads("for"):
+            return self._expected("`in`", before, found)
+        if "LBRACE" in fits and not fresh and fits.isdisjoint({"_SEP", "_ARROW"}):
+            return self._expected("`{`", before, found)
         if not word:
-            return self._expected(f"more after `{before}`" if before else "a statement")
-        where = f" after `{before}`" if before not in ("{", "}", ";", "") else ""
-        return Diagnostic(
-            "E002", f"`{word}` cannot stand{where or ' here'}", self.span(), help=self._hint(word)
-        )
+            return self._expected("more", before, "")
+        if fresh:
+            return self._error(f"`{word}` cannot begin a statement", self.span(), *self._hint(word))
+        where = f" after `{before}`" if before not in ("{", "}", ";", "") else " here"
+        return self._error(f"`{word}` cannot stand{where}", self.span(), *self._hint(word))
 
-    def _expected(self, what: str, plain: bool = False) -> Diagnostic:
-        return Diagnostic("E002", what if plain else f"expected {what}", self.span())
+    def _expected(self, what: str, before: str, found: str) -> Diagnostic:
+        """At the place, or where the line before it ends if the place is on the next one."""
+        end = self._end_of_word_before()
+        if "\n" in self.text[end : self.position] or self.ended:
+            span = Span(self.source, end, end)
+            return self._error(f"expected {what} after `{before}`", span)
+        return self._error(f"expected {what} after `{before}`{found}", self.span())
+
+    @staticmethod
+    def _error(message: str, span: Span, *help: str) -> Diagnostic:
+        return Diagnostic("E002", message, span, help=help)
+
+    # -- where it stands ---------------------------------------------------------------------
+    def _head(self) -> Span:
+        """The first word of the statement."""
+        start, _ = self._statement(self.position)
+        match = _WORDS.search(self.text, start)
+        begin, end = match.span() if match else (self.position, self.position)
+        if begin == self.position:  # the statement before it has no end yet
+            begin = self.text.rfind("\n", 0, self._end_of_word_before()) + 1
+            match = _WORDS.search(self.text, begin)
+            begin, end = match.span() if match else (begin, begin)
+        return Span(self.source, begin, end)
+
+    def _at_top(self) -> bool:
+        """Whether a statement that belongs in a body stands at the top of the file."""
+        if any(b.text == "{" for b in self.open_brackets()) or self.before in ("", "}"):
+            return False
+        head = self._head().text
+        return head.isidentifier() and head not in RESERVED and self.before not in _AFTER
+
+    def _is_fresh(self) -> bool:
+        """Whether the place is the beginning of a statement."""
+        start, _ = self._statement(self.position)
+        return not re.sub(r"#[^\n]*", "", self.text[start : self.position]).strip()
+
+    def _is_misused_keyword(self, word: str) -> bool:
+        if word not in RESERVED:
+            return False
+        follows = self.text[self.position + len(word) :].lstrip(" \t")[:1]
+        named = self._is_fresh() and follows in (":", "=")
+        return named or self.before in _NAMING or ("NAME" in self.accepts and not self._is_fresh())
+
+    def _is_statement_colon(self) -> bool:
+        """Whether the colon before the place belongs to a label, and not to a parameter."""
+        return not any(b.text == "(" for b in self.open_brackets())
 
     def _heads(self, keyword: str) -> bool:
         """Whether the statement begins with a keyword."""
         start, _ = self._statement(self.position)
-        return self.text[start : self.position].lstrip().startswith(keyword)
+        return self.text[start : self.position].split()[:1] == [keyword]
 
     def _hint(self, word: str) -> tuple[str, ...]:
-        if word in ("//", "/"):
+        if word == "//" and self._is_fresh():
             return ("a comment begins with `#`",)
-        if word == "-":
-            return ("a difference has a space on both sides of its minus: `a - b`",)
-        if word == ":":
-            return ("a label is one name at the beginning of a statement: `C1: conv 6@5x5`",)
-        if word in ("=", "=="):
-            return ("`name = ...` names a value, `name: ...` labels a layer, `==` compares",)
-        if word == ".":
-            return ("members are those of a tensor: `in.c`, `x.h`",)
-        if word == "->":
-            return ("an arrow stands between two steps",)
-        if word == "expect":
-            return ("`expect` stands once, after a statement or a network",)
+        if word in _HINTS:
+            return (_HINTS[word],)
         return ("a statement ends with its line or with `;`",) if "_SEP" in self.accepts else ()
 
     # -- reading on --------------------------------------------------------------------------

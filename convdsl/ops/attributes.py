@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 from convdsl.diagnostics import did_you_mean
@@ -567,6 +568,7 @@ def _usage(op: type[Op]) -> tuple[str, ...]:
     return (f"for example `{op.samples[0].text}`",) if op.samples else ()
 
 
+@lru_cache(4096)
 def notation(op: Op) -> str:
     """The op as it is written in the language, without attributes at their default."""
     by_notation: dict[str, str] = {}

@@ -754,3 +754,69 @@ class Fill(Family):
             (Axis("j", "n"),),
             Load("values", _index("j"), self.table.dtype),
         )
+
+
+@dataclass(frozen=True)
+class AdaptiveMaximum(Family):
+    """The maximum (or its position) of planes×input over windows that divide it into planes×output.
+
+    Window o covers floor(o·I/O) up to ceil((o + 1)·I/O).
+    """
+
+    mode: Literal["maximum", "winner"]
+    planes: int
+    input: Shape
+    output: Shape
+
+    def nest(self) -> Nest:
+        size = _Sizes()
+        p = _index("p")
+        planes = size("planes", self.planes)
+        inputs, outputs = size.row("I", self.input), size.row("O", self.output)
+        widest = [
+            -(-i // o) + (1 if i % o else 0) for i, o in zip(self.input, self.output, strict=True)
+        ]
+        size.row("K", widest)
+        rank = range(len(self.input))
+        o, k = [_index(f"o{a}") for a in rank], [_index(f"k{a}") for a in rank]
+        at = [o[a] * inputs[a] // outputs[a] + k[a] for a in rank]
+        ends = [((o[a] + 1) * inputs[a] + outputs[a] - 1) // outputs[a] for a in rank]
+        value = Load("x", flat([p, *at], [planes, *inputs]))
+        return Nest(
+            f"adaptive_{self.mode}{len(self.input)}d",
+            (("x", "float32"),),
+            "int64" if self.mode == "winner" else "float32",
+            size.items,
+            (Axis("p", "planes"), *(Axis(f"o{a}", f"O{a}") for a in rank)),
+            select(both(*(less(at[a], ends[a]) for a in rank)), value, -math.inf),
+            tuple(Axis(f"k{a}", f"K{a}") for a in rank),
+            self.mode,
+            tag=flat(at, inputs) if self.mode == "winner" else None,
+        )
+
+
+@dataclass(frozen=True)
+class WinnerGradient(Family):
+    """winner, dy → dx for windows of any kind: every dy goes to its winner's position."""
+
+    planes: int
+    size: int
+    results: int
+
+    def nest(self) -> Nest:
+        size = _Sizes()
+        p, i, o = _index("p"), _index("i"), _index("o")
+        planes, results = size("planes", self.planes), size("O", self.results)
+        size("I", self.size)
+        at = flat([p, o], [planes, results])
+        here = equal(Load("winner", at, "int64"), i)
+        return Nest(
+            "winner_gradient",
+            (("winner", "int64"), ("dy", "float32")),
+            "float32",
+            size.items,
+            (Axis("p", "planes"), Axis("i", "I")),
+            select(here, Load("dy", at), 0.0),
+            (Axis("o", "O"),),
+            "sum",
+        )

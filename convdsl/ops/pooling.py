@@ -12,7 +12,15 @@ from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Flag, Padding, Pads, PerAxis, Stride, Word, attribute
 from convdsl.ops.attributes import Window as WindowKind
 from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
-from convdsl.ops.families import Family, Geometry, Pooling, PoolingGradient, operand
+from convdsl.ops.families import (
+    AdaptiveMaximum,
+    Family,
+    Geometry,
+    Pooling,
+    PoolingGradient,
+    WinnerGradient,
+    operand,
+)
 from convdsl.ops.primitive import compute
 from convdsl.ops.windows import effective, output_sizes
 
@@ -280,21 +288,18 @@ class PoolGradient(Op):
         import numpy as np
 
         dy = inputs[-1]
+        if isinstance(self.pool, Max):
+            return scattered(inputs[0], dy, self.x)
         size = math.prod(self.x.spatial)
         dx = np.zeros((*dy.shape[:2], size), dy.dtype)
-        if isinstance(self.pool, Max):
-            winner = inputs[0].reshape(*dy.shape[:2], -1)
+        share = dy / self.pool.divisor(self.x.spatial)
+        plane = np.arange(size, dtype=np.float64).reshape(1, 1, *self.x.spatial)
+        seen = _windows(self.pool, plane, -1)[0, 0].reshape(-1, math.prod(self.pool.window))
+        flat = share.reshape(*dy.shape[:2], -1)
+        for column in seen.T.astype(np.int64):
+            inside = column >= 0
             n, c = np.ogrid[: dy.shape[0], : dy.shape[1]]
-            np.add.at(dx, (n[..., None], c[..., None], winner), dy.reshape(winner.shape))
-        else:
-            share = dy / self.pool.divisor(self.x.spatial)
-            plane = np.arange(size, dtype=np.float64).reshape(1, 1, *self.x.spatial)
-            seen = _windows(self.pool, plane, -1)[0, 0].reshape(-1, math.prod(self.pool.window))
-            flat = share.reshape(*dy.shape[:2], -1)
-            for column in seen.T.astype(np.int64):
-                inside = column >= 0
-                n, c = np.ogrid[: dy.shape[0], : dy.shape[1]]
-                np.add.at(dx, (n[..., None], c[..., None], column[inside]), flat[..., inside])
+            np.add.at(dx, (n[..., None], c[..., None], column[inside]), flat[..., inside])
         return dx.reshape(dy.shape[0], *self.x.shape)
 
     def notation(self) -> str:
@@ -359,3 +364,134 @@ class Subsample(Op):
         along = (-1, *(1,) * len(self.window))
         y: np.ndarray = total * coefficient.reshape(along) + bias.reshape(along)
         return y
+
+
+@op("adaptive_max")
+@dataclass(frozen=True)
+class AdaptiveMax(Op):
+    """Max pooling to a given size: output o covers floor(o·I/O) up to ceil((o+1)·I/O).
+
+    Where several elements are the largest, the gradient goes to the first in row-major order.
+    """
+
+    category: ClassVar[str] = "pooling"
+    spatial: ClassVar[bool] = True
+    samples: ClassVar[Sequence[Sample]] = (
+        Sample("adaptive_max 2x3", "2@5x7"),
+        Sample("adaptive_max 1", "3@6"),
+        Sample("adaptive_max 4x4", "2@8x8"),
+    )
+    mistakes: ClassVar[Sequence[Mistake]] = (
+        Mistake("adaptive_max", "2@5x7", "E104"),
+        Mistake("adaptive_max 0", "2@5x7", "E201"),
+        Mistake("adaptive_max 2", "9", "E203"),
+    )
+
+    window: Shape = attribute(WindowKind(), "the resulting sizes", notation="window")
+
+    def _ranges(self, spatial: Shape) -> list[list[range]]:
+        """Per axis, what every output covers."""
+        return [
+            [range(o * i // n, -(-(o + 1) * i // n)) for o in range(n)]
+            for i, n in zip(spatial, self.window, strict=True)
+        ]
+
+    def result(self, *x: TensorType) -> TensorType:
+        return TensorType((x[0].channels, *self.window))
+
+    def flops(self, *x: TensorType) -> int:
+        widest = (max(len(r) for r in axis) for axis in self._ranges(x[0].spatial))
+        return self.result(*x).size * math.prod(widest)
+
+    def sees(self, *x: TensorType) -> Window:
+        sizes = tuple(max(len(r) for r in axis) for axis in self._ranges(x[0].spatial))
+        if sizes == x[0].spatial:
+            return Window(whole=True)
+        steps = tuple(max(1, i // n) for i, n in zip(x[0].spatial, self.window, strict=True))
+        return Window(sizes, steps, (0,) * len(sizes))
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        x, y = inputs[0], outputs[0]
+        return AdaptiveMaximum("maximum", x[0] * x[1], tuple(x[2:]), tuple(y[2:]))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        return self.winners(inputs[0])[0]
+
+    def winners(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The maxima and their row-major positions in the plane."""
+        import numpy as np
+
+        ranges = self._ranges(x.shape[2:])
+        places = np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
+        y = np.zeros((*x.shape[:2], *self.window), x.dtype)
+        where = np.zeros(y.shape, np.int64)
+        for o in np.ndindex(*self.window):
+            view = np.ix_(*(axis[k] for axis, k in zip(ranges, o, strict=True)))
+            flat = x[(slice(None), slice(None), *view)].reshape(*x.shape[:2], -1)
+            best = flat.argmax(axis=-1)
+            y[(..., *o)] = np.take_along_axis(flat, best[..., None], -1)[..., 0]
+            where[(..., *o)] = places[view].reshape(-1)[best]
+        return y, where
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        winner = b.add(AdaptiveWinner(self), node.inputs[0])
+        return [b.add(AdaptiveMaxGradient(self, node.inputs[0].type), winner, single(dy))]
+
+
+@dataclass(frozen=True)
+class AdaptiveWinner(Op):
+    """Where in its plane the maximum of every window is: row-major, the first of equals."""
+
+    kind: ClassVar[str] = "adaptive_max.winner"
+    category: ClassVar[str] = "pooling"
+    max: AdaptiveMax
+
+    def result(self, *x: TensorType) -> TensorType:
+        return TensorType(self.max.result(*x).shape, "int64")
+
+    def flops(self, *x: TensorType) -> int:
+        return self.max.flops(*x)
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        x, y = inputs[0], outputs[0]
+        return AdaptiveMaximum("winner", x[0] * x[1], tuple(x[2:]), tuple(y[2:]))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        return self.max.winners(inputs[0])[1]
+
+
+@dataclass(frozen=True)
+class AdaptiveMaxGradient(Op):
+    """The gradient of adaptive max pooling by its input, from winner and dy."""
+
+    kind: ClassVar[str] = "adaptive_max.gradient"
+    category: ClassVar[str] = "pooling"
+    arity: ClassVar[int | None] = None
+    max: AdaptiveMax
+    x: TensorType
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        return self.x
+
+    def flops(self, *inputs: TensorType) -> int:
+        return self.max.flops(self.x)
+
+    def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        dy, dx = inputs[1], outputs[0]
+        return WinnerGradient(dx[0] * dx[1], math.prod(dx[2:]), math.prod(dy[2:]))
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        return scattered(inputs[0], inputs[1], self.x)
+
+
+def scattered(winner: np.ndarray, dy: np.ndarray, x: TensorType) -> np.ndarray:
+    """Every element of dy added at its winner's position in a plane of zeros."""
+    import numpy as np
+
+    dx = np.zeros((*dy.shape[:2], math.prod(x.spatial)), dy.dtype)
+    n, c = np.ogrid[: dy.shape[0], : dy.shape[1]]
+    flat = winner.reshape(*dy.shape[:2], -1)
+    np.add.at(dx, (n[..., None], c[..., None], flat), dy.reshape(flat.shape))
+    return dx.reshape(dy.shape[0], *x.shape)

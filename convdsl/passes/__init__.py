@@ -3,6 +3,7 @@
 from convdsl.passes.expand import expand
 from convdsl.passes.fuse import fuse
 from convdsl.passes.gradient import add_gradients, add_loss
+from convdsl.passes.recompute import recompute
 from convdsl.passes.simplify import simplify
 from convdsl.passes.specialise import specialise
 from convdsl.passes.update import Adam, Optimizer, Sgd, add_updates
@@ -16,6 +17,7 @@ __all__ = [
     "add_updates",
     "expand",
     "fuse",
+    "recompute",
     "simplify",
     "specialise",
 ]

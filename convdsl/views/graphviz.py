@@ -52,8 +52,8 @@ CLUSTER = {
     "fontcolor": "#555555",
     "fontsize": "10",
     "penwidth": "0.8",
+    "labeljust": "l",
 }
-
 
 CAPTION_WIDTH = 60
 """Captions are broken into lines of at most as many characters."""
@@ -103,9 +103,12 @@ class _Network:
         for name, type in self.summary.inputs:
             self._add_end(source, name, name, type)
         self._add_rows(source, self.rows, ())
+        before = ""
         for row in self.rows:
             for name in dict.fromkeys(row[0].inputs):
-                self._add_edge(source, name, row[0].name)
+                # The path from line to line of the program is drawn straight, others go round it.
+                self._add_edge(source, name, row[0].name, "8" if name == row[0].inputs[0] else "1")
+            before = row[-1].name
         for (name, type), layer in zip(self.summary.outputs, self.summary.sources, strict=True):
             shown = "output" if name == layer else name
             self._add_end(source, f"output {name}", shown, type)
@@ -141,9 +144,9 @@ class _Network:
             fillcolor=PALETTE.get(row[0].category, OTHER),
         )
 
-    def _add_edge(self, source: graphviz.Digraph, tail: str, head: str) -> None:
-        label = str(self.types[tail])
-        source.edge(self._id(self.box_of.get(tail, tail)), self._id(head), label=f" {label}")
+    def _add_edge(self, source: graphviz.Digraph, tail: str, head: str, weight: str = "8") -> None:
+        box = self.box_of.get(tail, tail)
+        source.edge(self._id(box), self._id(head), label=f" {self.types[tail]}", weight=weight)
 
     def _id(self, name: str) -> str:
         # Graphviz reads what follows a colon as a port.

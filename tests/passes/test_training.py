@@ -192,3 +192,20 @@ def test_optimisers_are_torchs(ours, theirs, options):
         step.step(x, target, lr=0.05)
     for name, tensor in tensors.items():
         assert relative_error(step.parameters[name], tensor.detach().numpy()) < 1e-4, name
+
+
+def test_recomputation_saves_memory_and_changes_no_bit():
+    body = "conv 8@3x3 pad=half bias=off -> bn -> relu"
+    lines = "\n".join([body] * 5)
+    net = convdsl.load_source(f"net T {{ input 3@16x16\n {lines}\n avg global -> dense 4 }}")
+    random = np.random.default_rng(0)
+    x = random.standard_normal((4, 3, 16, 16)).astype(np.float32)
+    target = random.integers(0, 4, 4)
+    plain = net.compile(train=True, batch=4)
+    thrifty = net.compile(train=True, batch=4, recompute=True)
+    loss, gradients = plain.value_and_grad(x, target)
+    again, others = thrifty.value_and_grad(x, target)
+    assert loss == again
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(gradient, others[name])
+    assert thrifty.plan.live_bytes < 0.75 * plain.plan.live_bytes
