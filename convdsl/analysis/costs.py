@@ -78,8 +78,8 @@ class Analysis:
     @cached_property
     def peak_activation_bytes(self) -> int:
         """The most memory that activations need at once, under the planner's schedule."""
-        lowered = passes.simplify(passes.expand(passes.specialise(self.graph, training=False)))
-        return planned_bytes(lowered, self.batch)
+        graph = passes.expand(passes.specialise(self.graph, training=False))
+        return planned_bytes(passes.fuse(passes.simplify(graph)), self.batch)
 
     @cached_property
     def fields(self) -> Mapping[Value, Fields]:

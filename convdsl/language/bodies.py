@@ -141,6 +141,9 @@ class Bodies(Flows):
                 message = f"the label `{again.text}` is used twice"
                 note = Note("it is first used here", first.span)
                 self.session.error("E105", message, again.span, notes=[note])
+            for statement in naming.unreachable(body):
+                message = "nothing behind a `yield` is reached"
+                self.session.warn("W102", message, statement.span)
         return found
 
     # -- statements --------------------------------------------------------------------------

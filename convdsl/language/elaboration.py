@@ -104,7 +104,7 @@ class Elaborator(Bodies):
         if not self._parameters(line, frame):
             return None
         result = self.body(base.body, frame)
-        self._check_sizes(frame)
+        self._check_inputs(base, frame)
         outputs = self._all_outputs(base, result, frame)
         self._expectations(net, frame)
         if self.session.failed:
@@ -192,8 +192,9 @@ class Elaborator(Bodies):
         variable = self._variable(statement, given, frame)
         if statement.name is not None:
             frame.names[statement.name.text] = variable
-        frame.received = variable if first else None
-        frame.current = variable if first else None
+        # With several inputs, a flow begins with the name of one.
+        only = variable if first or variable is POISON else None
+        frame.received = frame.current = only
 
     def _variable(self, statement: syntax.Input, given: Given, frame: Frame) -> Any:
         """The variable of an `input`, or POISON."""
@@ -267,13 +268,13 @@ class Elaborator(Bodies):
         self.overridden = self.overridden or type != declared
         return type
 
-    def _check_sizes(self, frame: Frame) -> None:
-        """Report input sizes that belong to no input."""
+    def _check_inputs(self, base: syntax.Net, frame: Frame) -> None:
+        """Report a network without inputs, and sizes that belong to no input."""
         names = [v.name for v in self.session.builder.variables if v.role == "input"]
         if self._inputs == 0 and not self.session.failed:
             help = "for example `input 3@224x224`"
-            message = f"`{frame.title}` has no input"
-            self.session.error("E104", message, None, help=[help])
+            message = f"`{base.name.text}` has no input"
+            self.session.error("E104", message, base.name.span, help=[help])
         if isinstance(self.input_sizes, Mapping):
             for name in self.input_sizes:
                 if name not in names and not self.session.failed:

@@ -88,7 +88,8 @@ class Flows(Expressions):
         if found is POISON:
             return POISON
         if found is MISSING:
-            return self._unknown_target(name.text, name.span, frame)
+            what = "op, block or value" if first else "op or block"
+            return self._unknown_target(name.text, name.span, frame, what)
         if isinstance(found, Unbound):
             return self._unknown_target(found.name, found.span, frame)
         return found if first else self._not_a_target(name, found, frame)
@@ -99,13 +100,14 @@ class Flows(Expressions):
             return value
         return lookup(value.name) if isinstance(value, Unbound) else None
 
-    def _unknown_target(self, name: str, span: Span, frame: Frame) -> Any:
+    def _unknown_target(
+        self, name: str, span: Span, frame: Frame, what: str = "op or block"
+    ) -> Any:
         blocks = [k for k, v in frame.home.items() if isinstance(v, BlockValue)]
         known = [*registry(), *blocks, *frame.names]
         help = did_you_mean(name, known)
-        return self.session.error(
-            "E102", f"there is no op or block called `{name}`", span, frame, help=help
-        )
+        message = f"there is no {what} called `{name}`"
+        return self.session.error("E102", message, span, frame, help=help)
 
     def _not_a_target(self, step: syntax.Expression, value: Any, frame: Frame) -> Any:
         return self.session.error(
@@ -200,7 +202,7 @@ class Flows(Expressions):
     ) -> Any:
         data, given = self._data(op, given, step, frame, first)
         if given.failed or any(value is POISON for value in data):
-            return POISON
+            return self._known_attributes(op, given, frame)
         if not self._count_fits(op, data, step, frame):
             return POISON
         defaults = {k: v for k, (v, _) in frame.defaults.get(op.kind, {}).items()}
@@ -215,6 +217,15 @@ class Flows(Expressions):
             return self._node(made, data, step, frame)
         except Problem as problem:
             return self._explain(problem, op, given, data, step, frame)
+
+    def _known_attributes(self, op: type[Op], given: Given, frame: Frame) -> Any:
+        """Report unknown attributes, which needs no input; returns POISON."""
+        known = attributes(op)
+        for name, (_, argument) in given.keywords.items():
+            if name not in known and argument.name is not None:
+                message, help = f"`{op.kind}` has no attribute `{name}`", did_you_mean(name, known)
+                self.session.error("E103", message, argument.name.span, frame, help=help)
+        return POISON
 
     def _data(
         self, op: type[Op], given: Given, step: syntax.Expression, frame: Frame, first: bool
@@ -244,27 +255,25 @@ class Flows(Expressions):
         """The tensor that flows in."""
         value = frame.current
         if value is None:
-            self.session.error(
-                "E104",
-                f"nothing flows into `{what}` yet",
-                step.span,
-                frame,
-                help=["a network begins with its input, such as `input 3@224x224`"]
-                if frame.is_net
-                else [],
+            message = f"nothing flows into `{what}` yet"
+            frame.current = POISON  # said once
+            return self.session.error(
+                "E104", message, step.span, frame, help=self._how_to_begin(frame)
             )
-            frame.current = POISON
-            return POISON
         if value is POISON or isinstance(value, Value):
             return value
-        several = isinstance(value, tuple | list)
-        return self.session.error(
-            "E206" if several else "E207",
-            f"`{what}` takes a tensor, not {values.kind(value)}",
-            step.span,
-            frame,
-            help=["name the values one by one: `a, b = ...`"] if several else [],
-        )
+        if isinstance(value, tuple | list):
+            message = f"`{what}` takes one tensor, and {len(value)} values flow into it"
+            help = ["give them names: `a, b = ...`"]
+            return self.session.error("E206", message, step.span, frame, help=help)
+        message = f"`{what}` takes a tensor, not {values.kind(value)}"
+        return self.session.error("E207", message, step.span, frame)
+
+    def _how_to_begin(self, frame: Frame) -> list[str]:
+        names = [v.name for v in self.session.builder.variables if v.role == "input"]
+        if names:
+            return [f"with several inputs, begin with the name of one: `{names[0]} -> ...`"]
+        return ["a network begins with its input, such as `input 3@224x224`"]
 
     def _count_fits(
         self, op: type[Op], data: list[Value], step: syntax.Expression, frame: Frame

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convdsl.diagnostics import Diagnostic, Note, Source, Span
@@ -89,7 +89,14 @@ def explain(error: Any, text: str, source: Source) -> tuple[Diagnostic, Region |
     ended = token is not None and token.type == "$END"
     position = len(text) if ended else error.pos_in_stream if token is None else token.start_pos
     place = _Place(source, text, position, ended, frozenset(getattr(error, "accepts", None) or ()))
-    finding = place.unclosed() or place.bracket() or place.character() or place.token()
+    finding = (
+        place.unclosed()
+        or place.bracket()
+        or place.character()
+        or place.dangling()
+        or place.at_top()
+        or place.token()
+    )
     return finding, place.region(finding)
 
 
@@ -208,12 +215,32 @@ class _Place:
         span = Span(self.source, self.position, self.position + 1)
         return Diagnostic("E001", f"the character `{shown}` has no meaning here", span, help=help)
 
+    def dangling(self) -> Diagnostic | None:
+        """A line that ends too early, so that the next statement became a part of it."""
+        line = self.text.rfind("\n", 0, self.position) + 1
+        begins_statement = re.fullmatch(r"\s*\w+\s*", self.text[line : self.position])
+        if self.word not in ("=", ":") or not begins_statement:
+            return None
+        earlier = replace(self, position=line)
+        end = earlier._end_of_word_before()
+        if earlier.before not in _AFTER or "\n" not in self.text[end:line]:
+            return None
+        message = f"expected {_AFTER[earlier.before]} after `{earlier.before}`"
+        return self._error(message, Span(self.source, end, end))
+
+    def at_top(self) -> Diagnostic | None:
+        """A statement that belongs in a body, at the top of the file."""
+        if any(b.text == "{" for b in self.open_brackets()) or self.before in ("", "}", *_AFTER):
+            return None
+        head = self._head()
+        if not head.text.isidentifier() or head.text in RESERVED:
+            return None
+        return self._error("a layer stands in a network or a block", head)
+
     def token(self) -> Diagnostic:
         """A word or a sign that cannot stand here."""
         word, before = self.word, self.before
         found = f", found `{word}`" if word else ""
-        if self._at_top():
-            return self._error("a layer stands in a network or a block", self._head())
         if self._is_misused_keyword(word):
             return Diagnostic(
                 "E004", f"`{word}` is a word of the language and cannot be a name", self.span()
@@ -235,7 +262,7 @@ class _Place:
             return self._error("`else` stands behind the closing brace of an `if`", self.span())
         if fits and fits <= {"NAME", "RBRACE", "_SEP", "MINUS"}:
             return self._expected("a name", before, found)
-        if {"EQUAL", "ABOUT"} <= fits and self.accepts.isdisjoint({"_SEP"}):
+        if {"EQUAL", "ABOUT"} <= fits:
             return self._expected("`=` or `~`", before, found)
         if "COMMA" in fits and fits & {"RPAR", "RSQB"} and before not in ",([":
             close = "`)`" if "RPAR" in fits else "`]`"
@@ -257,7 +284,8 @@ class _Place:
         if "\n" in self.text[end : self.position] or self.ended:
             span = Span(self.source, end, end)
             return self._error(f"expected {what} after `{before}`", span)
-        return self._error(f"expected {what} after `{before}`{found}", self.span())
+        help = (_HINTS["-"],) if self.word == "-" else ()
+        return self._error(f"expected {what} after `{before}`{found}", self.span(), *help)
 
     @staticmethod
     def _error(message: str, span: Span, *help: str) -> Diagnostic:
@@ -275,15 +303,10 @@ class _Place:
             begin, end = match.span() if match else (begin, begin)
         return Span(self.source, begin, end)
 
-    def _at_top(self) -> bool:
-        """Whether a statement that belongs in a body stands at the top of the file."""
-        if any(b.text == "{" for b in self.open_brackets()) or self.before in ("", "}"):
-            return False
-        head = self._head().text
-        return head.isidentifier() and head not in RESERVED and self.before not in _AFTER
-
     def _is_fresh(self) -> bool:
         """Whether the place is the beginning of a statement."""
+        if self.ended:
+            return False
         start, _ = self._statement(self.position)
         return not re.sub(r"#[^\n]*", "", self.text[start : self.position]).strip()
 
@@ -316,12 +339,12 @@ class _Place:
         assert finding.span is not None
         if self.ended and finding.code == "E003" and finding.span.text == "{":
             return None
-        position = finding.span.start if finding.code == "E003" else self.position
-        start, end = self._statement(min(position, max(len(self.text) - 1, 0)))
-        if re.sub(r"[\s{}]", "", self.text[start:end]):
-            return start, end
-        if not self.ended and self.text[position] in "{}":
-            return None
+        # The finding may stand before the place, where a statement had no end.
+        position = min(finding.span.start, self.position, max(len(self.text) - 1, 0))
+        for at in (position, self.position):
+            start, end = self._statement(at)
+            if re.sub(r"[\s{}]", "", self.text[start:end]):
+                return start, end
         return None
 
     def _statement(self, position: int) -> Region:
@@ -344,7 +367,7 @@ class _Place:
 
 
 _NAMING = frozenset({"net", "block", "for", "output", "default", "."})
-_CONTINUES = re.compile(r"(?:\s|#[^\n]*)*(?:->|expect\b|else\b)")
+_CONTINUES = re.compile(r"(?:\s|#[^\n]*\n)*(?:->|expect\b|else\b)")
 
 
 def _string_help(rest: str) -> tuple[str, ...]:

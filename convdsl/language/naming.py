@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from convdsl.language import syntax
 
@@ -79,11 +80,10 @@ def _labels(body: syntax.Body, in_loop: bool) -> Iterator[tuple[syntax.Name, boo
         match statement:
             case syntax.Layer(label=syntax.Name() as label):
                 yield label, in_loop
-            case syntax.For():
-                yield from _labels(statement.body, True)
-            case syntax.If():
-                for branch in branches(statement):
-                    yield from _labels(branch, in_loop)
+            case _:
+                in_this = in_loop or isinstance(statement, syntax.For)
+                for inner in nested(statement):
+                    yield from _labels(inner, in_this)
 
 
 def branches(statement: syntax.If) -> Iterable[syntax.Body]:
@@ -94,6 +94,27 @@ def branches(statement: syntax.If) -> Iterable[syntax.Body]:
         step = step.otherwise
     if step is not None:
         yield step
+
+
+def nested(statement: syntax.BodyStatement) -> Iterable[syntax.Body]:
+    """The bodies in a statement."""
+    match statement:
+        case syntax.For():
+            return (statement.body,)
+        case syntax.If():
+            return branches(statement)
+    return ()
+
+
+def unreachable(body: syntax.Body) -> Iterator[syntax.BodyStatement]:
+    """The first statement behind a `yield`, here and in the bodies in this one."""
+    for statement, following in pairwise(body.statements):
+        if isinstance(statement, syntax.Yield):
+            yield following
+            break
+    for statement in body.statements:
+        for inner in nested(statement):
+            yield from unreachable(inner)
 
 
 def twice(body: syntax.Body) -> Iterator[tuple[syntax.Name, syntax.Name]]:

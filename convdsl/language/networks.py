@@ -82,7 +82,7 @@ def choose(module: Module, name: str | None, given: Sequence[str] = ()) -> NetVa
     if len(ready) == 1:
         return ready[0]
     if not ready and own:
-        return own[0]
+        return own[-1]  # whose error then says what is missing
     file = module.file.source.name
     if not own:
         raise CompileError(

@@ -164,7 +164,8 @@ class Reader:
         return syntax.Body(self._span(parts), self._only_statements(_nodes(parts)))
 
     def _input(self, parts: list[Any]) -> syntax.Input:
-        name = self._named(parts[1]) if isinstance(parts[1], str) else None
+        _, *rest = parts
+        name = self._named(rest[0]) if rest and isinstance(rest[0], str) else None
         return syntax.Input(*self._begin(parts), name, tuple(_nodes(parts)))
 
     def _output(self, parts: list[Any]) -> syntax.Output:

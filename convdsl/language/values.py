@@ -88,7 +88,7 @@ def kind(value: Any) -> str:
         case int():
             return "a whole number"
         case float():
-            return "a number"
+            return f"the number {value:g}"
         case str():
             return "a string"
         case list():

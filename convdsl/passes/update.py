@@ -25,7 +25,7 @@ def _state(b: Builder, parameter: Value, name: str) -> Value:
 
 
 @dataclass(frozen=True)
-class Sgd(Optimizer):
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum and weight decay, as PyTorch defines it.
 
     g ← g + weight_decay·p;  v ← momentum·v + g;  p ← p − rate·v, or with ``nesterov``

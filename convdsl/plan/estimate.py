@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from convdsl.graph import Graph
 from convdsl.ops.families import Family
 from convdsl.plan.model import Call, Kernel, Recipe
-from convdsl.plan.planner import plan
+from convdsl.plan.planner import live_bytes
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ def activation_bytes(graph: Graph, batch: int = 1) -> int:
     Views share their input's memory and elementwise ops work in place where their input dies, as
     in every plan; inputs and parameters are not counted.
     """
-    return plan(graph, batch, _AnyTarget()).live_bytes
+    return live_bytes(graph, batch, _AnyTarget())

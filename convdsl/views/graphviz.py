@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -90,11 +91,11 @@ class _Network:
         self.types = dict(summary.inputs) | {layer.name: layer.output for layer in summary.layers}
 
     def caption(self) -> str:
-        """The network's name, the first line of what its program says of it, and its totals."""
+        """The network's name, the first sentence that its program says of it, and its totals."""
         summary = self.summary
         lines = [f"<b>{escape(summary.network)}</b>"]
-        for line in summary.documentation.splitlines()[:1]:
-            lines += [escape(part) for part in textwrap.wrap(line, CAPTION_WIDTH)]
+        sentence = re.split(r"(?<=\.)\s|\n\n", summary.documentation)[0]
+        lines += [escape(line) for line in textwrap.wrap(sentence, CAPTION_WIDTH)]
         total = summary.total
         lines.append(_small(f"{total.parameters:,} parameters, {total.macs:,} MACs"))
         return f"<{'<br/>'.join(lines)}>"

@@ -12,7 +12,7 @@ import convdsl
 from convdsl import CompileError
 from convdsl.compiler import lower
 from convdsl.kernels.cuda.target import CudaTarget
-from convdsl.passes import Sgd
+from convdsl.passes import SGD
 from convdsl.plan import plan
 from convdsl.runtime.cuda import ptx
 
@@ -53,7 +53,7 @@ def test_a_training_step_under_the_simulator_is_the_cpus(tmp_path):
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_every_kernel_of_lenets_training_compiles_to_ptx(arch):
-    graph = lower(convdsl.load("lenet").graph, "cross_entropy", Sgd(momentum=0.9))
+    graph = lower(convdsl.load("lenet").graph, "cross_entropy", SGD(momentum=0.9))
     kernels = plan(graph, 2, CudaTarget()).kernels
     assert len(kernels) > 10
     # One architecture checks all kernels, the other that the choice is obeyed.
