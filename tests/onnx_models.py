@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 22
 
 WITHOUT = {
-    "drop_path": "ONNX has dropout of single elements only; in inference this is the identity",
-    "spatial_dropout": "ONNX has dropout of single elements only; in inference this is the identity",
+    "drop_path": "ONNX has dropout of elements, not of branches; in inference this is the identity",
+    "spatial_dropout": "ONNX has dropout of elements, not of channels; in inference the identity",
 }
 """Ops without a counterpart: the reason, as a sentence for the table of ops."""
 
@@ -334,7 +334,9 @@ def scaled_tanh(model, op, inputs, types, weights):
 
 @translates("prelu")
 def prelu(model, op, inputs, types, weights):
-    return model.add("PRelu", *inputs, model.constant(weights[0].reshape(-1, *(1,) * types[0].rank)))
+    return model.add(
+        "PRelu", *inputs, model.constant(weights[0].reshape(-1, *(1,) * types[0].rank))
+    )
 
 
 @translates("add", "sub", "mul")

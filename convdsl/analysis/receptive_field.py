@@ -8,53 +8,93 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor, gcd, lcm
 
 from convdsl.graph import Graph, Node, Value, Variable
 from convdsl.graph.types import Shape
 from convdsl.ops import Window
+from convdsl.ops.base import Extent
+
+LONGEST_PERIOD = 1024
+"""Fields whose pattern repeats later than this are given up and covered by the whole input."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The field along one axis of an input: element o sees [start + o·stride, … + size).
+    """The field along one axis of an input: element o sees [starts[o], ends[o]).
 
-    A stride of 0 says that all elements see the same.
+    The pattern repeats: after as many elements as there are starts, the field has moved by
+    ``advance`` elements of the input. Without upsampling that is after every element. An advance of
+    0 says that all elements see the same.
     """
 
-    size: int
-    stride: int
-    start: int
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    advance: int
 
     @property
-    def end(self) -> int:
-        return self.start + self.size
+    def period(self) -> int:
+        return len(self.starts)
 
-    def through(self, size: int, stride: int, offset: int) -> Reach:
+    @property
+    def size(self) -> int:
+        """The most that an element sees."""
+        return max(end - start for start, end in zip(self.starts, self.ends, strict=True))
+
+    @property
+    def stride(self) -> Fraction:
+        """By how much the fields of neighbours are apart, on average."""
+        return Fraction(self.advance, self.period)
+
+    def start(self, element: int) -> int:
+        """Where the field of an element starts."""
+        periods, place = divmod(element, self.period)
+        return self.starts[place] + periods * self.advance
+
+    def end(self, element: int) -> int:
+        """Where the field of an element ends, exclusive."""
+        periods, place = divmod(element, self.period)
+        return self.ends[place] + periods * self.advance
+
+    def period_after(self, stride: Extent) -> int:
+        """The period of elements that lie that far apart on these."""
+        step = Fraction(stride)
+        return step.denominator * self.period // gcd(step.numerator, self.period)
+
+    def through(self, size: Extent, stride: Extent, offset: Extent) -> Reach:
         """The field of a window over elements with this field."""
-        return Reach(
-            self.size + (size - 1) * self.stride,
-            self.stride * stride,
-            self.start - offset * self.stride,
-        )
+        period = self.period_after(stride)
+        first = [ceil(o * stride - offset) for o in range(period)]
+        last = [floor(o * stride - offset + size) - 1 for o in range(period)]
+        starts = tuple(self.start(i) for i in first)
+        # A window that lies between two elements, as with gaps in an upsampling, takes the later.
+        ends = tuple(self.end(max(i, k)) for i, k in zip(last, first, strict=True))
+        return Reach(starts, ends, int(self.advance * period * Fraction(stride) / self.period))
 
     def over(self, count: int, extent: int) -> Reach:
         """The field of ``count`` elements together, within an input of that extent."""
-        start = min(max(self.start, 0), extent)
-        end = max(min(self.end + (count - 1) * self.stride, extent), start)
-        return Reach(end - start, 0, start)
+        start = min(max(self.start(0), 0), extent)
+        end = max(min(self.end(count - 1), extent), start)
+        return Reach((start,), (end,), 0)
 
     def union(self, other: Reach) -> Reach:
         """The smallest field that covers both, which move together."""
-        start = min(self.start, other.start)
-        return Reach(max(self.end, other.end) - start, self.stride, start)
+        period = lcm(self.period, other.period)
+        starts = tuple(min(self.start(o), other.start(o)) for o in range(period))
+        ends = tuple(max(self.end(o), other.end(o)) for o in range(period))
+        return Reach(starts, ends, self.advance * period // self.period)
+
+    def repeated(self) -> Reach:
+        """The field where the first element takes the place of all."""
+        return Reach(self.starts[:1], self.ends[:1], 0)
 
 
 @dataclass(frozen=True)
 class Field:
     """What one element of a value sees of one input.
 
-    ``exact`` is False where it depends on the element (paths of different strides that join); then
-    it covers what any of them sees.
+    ``exact`` is False where paths that do not move together join; then it covers what they see.
     """
 
     axes: tuple[Reach, ...]
@@ -64,21 +104,24 @@ class Field:
 
     @property
     def size(self) -> Shape:
+        """The most that an element sees, per axis."""
         return tuple(reach.size for reach in self.axes)
 
     @property
-    def stride(self) -> Shape:
+    def stride(self) -> tuple[Fraction, ...]:
+        """By how many elements of the input the fields of neighbours are apart, per axis."""
         return tuple(reach.stride for reach in self.axes)
 
     @property
     def start(self) -> Shape:
-        return tuple(reach.start for reach in self.axes)
+        """Where the field of the first element starts, per axis; negative in the padding."""
+        return tuple(reach.start(0) for reach in self.axes)
 
     @property
     def whole(self) -> bool:
         """Whether every element sees the whole input."""
         return all(
-            reach.stride == 0 and reach.start <= 0 and reach.end >= extent
+            reach.advance == 0 and reach.start(0) <= 0 and reach.end(0) >= extent
             for reach, extent in zip(self.axes, self.extents, strict=True)
         )
 
@@ -91,7 +134,7 @@ def receptive_fields(graph: Graph) -> dict[Value, Fields]:
     """What every value sees of the network's inputs; takes time linear in the nodes."""
     found: dict[Value, Fields] = {variable: {} for variable in graph.variables}
     for variable in graph.inputs:
-        own = tuple(Reach(1, 1, 0) for _ in variable.type.spatial)
+        own = tuple(Reach((0,), (1,), 1) for _ in variable.type.spatial)
         found[variable] = {variable: Field(own, variable.type.spatial)}
     for node in graph.nodes:
         seen = _seen_by(node, found)
@@ -120,6 +163,9 @@ def _through(before: Field, window: Window | None, spatial: Shape, output: Shape
         return _together(before, spatial)
     if len(window.size) != len(before.axes):
         return _together(before, spatial, exact=False)
+    periods = (r.period_after(s) for r, s in zip(before.axes, window.stride, strict=True))
+    if max(periods) > LONGEST_PERIOD:
+        return _together(before, spatial, exact=False)
     steps = zip(before.axes, window.size, window.stride, window.offset, strict=True)
     axes = tuple(reach.through(k, s, p) for reach, k, s, p in steps)
     return Field(axes, before.extents, before.exact)
@@ -134,7 +180,7 @@ def _elementwise(before: Field, spatial: Shape, output: Shape) -> Field:
     if any(size not in (1, wanted) for size, wanted in zip(spatial, output, strict=True)):
         return _together(before, spatial, exact=False)
     axes = tuple(
-        reach if size == wanted else Reach(reach.size, 0, reach.start)  # repeated along the axis
+        reach if size == wanted else reach.repeated()
         for reach, size, wanted in zip(before.axes, spatial, output, strict=True)
     )
     return Field(axes, before.extents, before.exact)

@@ -1,13 +1,13 @@
 """The formatter: the canonical layout of a file, comments kept.
 
-A statement stands on a line, bodies are indented by two spaces, `expect` is aligned within a body,
-a flow that is too long is broken before its arrows. Blank lines and bodies on one line stay as the
-author set them.
+A statement stands on a line, bodies are indented by two spaces, `expect` is aligned between blank
+lines, a flow that is too long is broken before its arrows. Blank lines and bodies on one line stay
+as the author set them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ def render(file: syntax.File, comments: bool) -> str:
     entries = printer.entries(file.items, whole)
     if not comments:
         _separate(entries)
-    return "".join(f"{line}\n" for line in _layout(entries))
+    return "".join(f"{line}\n" for line in _layout(entries, WIDTH))
 
 
 @dataclass
@@ -55,6 +55,8 @@ class _Printer:
 
     def __init__(self, comments: list[syntax.Comment] | None) -> None:
         self.comments = comments
+        self.width = WIDTH
+        """Columns that are left at the current depth."""
 
     # -- bodies ------------------------------------------------------------------------------
     def entries(self, statements: Sequence[syntax.Statement], span: Span) -> list[_Entry]:
@@ -137,7 +139,9 @@ class _Printer:
         opening = body.span.source.text[body.span.start + 1 : first.span.start] if first else "\n"
         if self.comments and not opening.strip(" \t"):
             start += "  " + _text(self.comments.pop(0))
-        inside = _layout(self.entries(body.statements, body.span))
+        self.width -= len(INDENT)
+        inside = _layout(self.entries(body.statements, body.span), self.width)
+        self.width += len(INDENT)
         return [start, *(INDENT + line if line else "" for line in inside), "}"]
 
     def _one_line(self, head: str, body: syntax.Body) -> str | None:
@@ -150,9 +154,9 @@ class _Printer:
             entry = self._statement(statement)
             if len(entry.lines) > 1:
                 return None
-            parts.append(" ".join(filter(None, [entry.lines[0], entry.claims])))
+            parts.append("  ".join(filter(None, [entry.lines[0], entry.claims])))
         line = f"{head} {{ {'; '.join(parts)} }}"
-        return line if len(line) <= WIDTH and "\n" not in line else None
+        return line if len(line) <= self.width and "\n" not in line else None
 
     # -- statements --------------------------------------------------------------------------
     def _statement(self, statement: syntax.Statement) -> _Entry:
@@ -169,14 +173,14 @@ class _Printer:
     def _lines(self, statement: syntax.Statement) -> list[str]:
         match statement:
             case syntax.Layer(label=label, flow=flow):
-                return _flow(f"{label.text}: " if label else "", flow)
+                return _flow(f"{label.text}: " if label else "", flow, self.width)
             case syntax.Definition(names=names, flow=flow):
-                return _flow(f"{', '.join(n.text for n in names)} = ", flow)
+                return _flow(f"{', '.join(n.text for n in names)} = ", flow, self.width)
             case syntax.Output(name=name, flow=flow):
-                return _flow(f"output {name.text}: ", flow)
+                return _flow(f"output {name.text}: ", flow, self.width)
             case syntax.Yield(flows=flows):
                 if len(flows) == 1:
-                    return _flow("yield ", flows[0])
+                    return _flow("yield ", flows[0], self.width)
                 return ["yield " + ", ".join(map(printing.flow, flows))]
             case syntax.Input(name=name, arguments=given):
                 head = f"input {name.text}: " if name else "input "
@@ -219,7 +223,7 @@ class _Printer:
             rest = self._body("else", otherwise)
         joined = f"{lines[-1]} {rest[0]}"
         one_line = len(lines) == len(rest) == 1
-        if one_line and (len(joined) > WIDTH or "\n" in statement.span.text):
+        if one_line and (len(joined) > self.width or "\n" in statement.span.text):
             return [*lines, *rest]
         return [*lines[:-1], joined, *rest[1:]]
 
@@ -227,25 +231,43 @@ class _Printer:
 # -- layout ----------------------------------------------------------------------------------
 
 
-def _layout(entries: list[_Entry]) -> list[str]:
-    """The lines of a body, with `expect` aligned."""
-    column = _expect_column(entries)
+def _layout(entries: list[_Entry], width: int) -> list[str]:
+    """The lines of a body."""
     found: list[str] = []
-    for entry in entries:
-        if entry.apart and found:
+    for group in _groups(entries):
+        column = _expect_column(group)
+        if found and group[0].apart:
             found.append("")
-        lines = list(entry.lines)
-        if entry.claims:
-            width = _width(lines[-1])
-            aligned = lines[-1] + " " * max(2, column - width) + entry.claims
-            if _width(aligned) <= WIDTH:
-                lines[-1] = aligned
-            else:
-                lines.append(INDENT + entry.claims)
-        if entry.trailing:
-            lines[-1] += "  " + " ".join(entry.trailing)
-        found += lines
+        for entry in group:
+            found += _lines(entry, column, width)
     return found
+
+
+def _groups(entries: list[_Entry]) -> Iterator[list[_Entry]]:
+    """The entries between blank lines."""
+    group: list[_Entry] = []
+    for entry in entries:
+        if entry.apart and group:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
+
+
+def _lines(entry: _Entry, column: int, width: int) -> list[str]:
+    """The lines of an entry, with `expect` at a column where that is possible."""
+    lines = list(entry.lines)
+    if entry.claims:
+        room = width - _width(lines[-1]) - len(entry.claims)
+        gap = max(2, column - _width(lines[-1]))
+        if room >= 2:
+            lines[-1] += " " * (gap if gap <= room else 2) + entry.claims
+        else:
+            lines.append(INDENT + entry.claims)
+    if entry.trailing:
+        lines[-1] += "  " + " ".join(entry.trailing)
+    return lines
 
 
 def _separate(entries: list[_Entry]) -> None:
@@ -257,7 +279,7 @@ def _separate(entries: list[_Entry]) -> None:
 
 
 def _expect_column(entries: list[_Entry]) -> int:
-    widths = [_width(e.lines[-1]) for e in entries if e.claims]
+    widths = [_width(e.lines[-1]) for e in entries if e.claims and "\n" not in e.lines[-1]]
     return max((w for w in widths if w <= FARTHEST), default=0) + 2
 
 
@@ -266,18 +288,18 @@ def _width(line: str) -> int:
     return len(line) - line.rfind("\n") - 1
 
 
-def _flow(head: str, flow: syntax.Flow) -> list[str]:
+def _flow(head: str, flow: syntax.Flow, width: int) -> list[str]:
     """A flow on one line, or broken before its arrows where it is too long."""
     steps = printing.steps(flow)
     if flow.parenthesised:
         return [head + printing.expression(flow)]
     whole = head + " -> ".join(steps)
-    if max(map(len, whole.split("\n"))) <= WIDTH - len(INDENT) * 2 or len(steps) == 1:
+    if max(map(len, whole.split("\n"))) <= width or len(steps) == 1:
         return [whole]
     lines, current = [], head + steps[0]
     for step in steps[1:]:
         longer = f"{current} -> {step}"
-        if _width(longer) > WIDTH - len(INDENT) * 2:
+        if _width(longer) > width:
             lines.append(current)
             longer = f"{INDENT}-> {step}"
         current = longer

@@ -85,9 +85,8 @@ def choose(module: Module, name: str | None, given: Sequence[str] = ()) -> NetVa
         return own[-1]  # whose error then says what is missing
     file = module.file.source.name
     if not own:
-        raise CompileError(
-            Diagnostic("E107", f"{file} defines no network", Span(module.file.source, 0, 0))
-        )
+        start = Span(module.file.source, 0, 0)
+        raise CompileError(Diagnostic("E107", "this file defines no network", start))
     listed = "\n".join(f"{file}:{n.name}" for n in ready)
     message = f"{file} defines {len(ready)} networks, and one has to be named"
     raise CompileError(Diagnostic("E107", message, help=(listed,)))

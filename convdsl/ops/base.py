@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
@@ -41,17 +42,22 @@ class Weight:
     role: Role = "parameter"
 
 
+Extent = int | Fraction
+
+
 @dataclass(frozen=True)
 class Window:
     """How one result element sees the input, per spatial axis (for receptive fields).
 
-    ``size`` is the effective extent, dilation included; ``offset`` the padding before. An op that
-    sees everything has ``whole`` set.
+    Element o sees [o·stride − offset, … + size): ``size`` is the effective extent, dilation
+    included, ``offset`` the padding before. Where elements lie closer than the input's, as after
+    upsampling, the numbers are fractions and cover what every element sees. An op that sees
+    everything has ``whole`` set.
     """
 
-    size: Shape = ()
-    stride: Shape = ()
-    offset: Shape = ()
+    size: tuple[Extent, ...] = ()
+    stride: tuple[Extent, ...] = ()
+    offset: tuple[Extent, ...] = ()
     whole: bool = False
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convdsl.graph import Builder, Node, TensorType, Value
@@ -417,10 +418,14 @@ class Deconv(Initialised):
         return 2 * self.macs(*x) + (self.result(*x).size if self.bias else 0)
 
     def sees(self, *x: TensorType) -> Window:
-        # A result element sees at most ceil(K / S) inputs; they move by one in S steps.
+        # Input i reaches the elements from i·S − P to i·S − P + K − 1.
         covered = effective(self.window, self.dilation)
-        sizes = tuple(-(-k // s) for k, s in zip(covered, self.stride, strict=True))
-        return Window(sizes, (1,) * len(sizes), tuple(n - 1 for n in sizes))
+        axes = list(zip(covered, self.stride, self.pad, strict=True))
+        return Window(
+            tuple(Fraction(k + s - 1, s) for k, s, _ in axes),
+            tuple(Fraction(1, s) for _, s, _ in axes),
+            tuple(Fraction(k - 1 - before, s) for k, s, (before, _) in axes),
+        )
 
     def _convolution(self, x: TensorType) -> Conv:
         """The convolution from the result back to the input."""

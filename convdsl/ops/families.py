@@ -155,6 +155,17 @@ class Epilogue:
             values[operand(k)] = Load(f"e{k}", at)
         return substitute(self.expression, values)
 
+    @property
+    def planar(self) -> bool:
+        """Whether every operand varies along all spatial axes of the result or along none."""
+        return all(len(set(present[2:])) < 2 for present in self.present)
+
+    def flattened(self) -> Epilogue:
+        """The same with the spatial axes of the result as one."""
+        assert self.planar
+        present = tuple((*p[:2], any(p[2:])) for p in self.present)
+        return Epilogue(self.expression, present, self.whole)
+
     def full(self, first: int) -> tuple[int, ...]:
         """The places, counted from ``first``, of the operands that are as large as the result."""
         return tuple(k for k, whole in enumerate(self.whole, first) if whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,7 +26,7 @@ from convdsl.ops.attributes import (
     attribute,
 )
 from convdsl.ops.attributes import Window as WindowKind
-from convdsl.ops.base import Mistake, Op, Problem, Sample, Window, op, single
+from convdsl.ops.base import Extent, Mistake, Op, Problem, Sample, Window, op, single
 from convdsl.ops.families import Family, Join, Permute, operand
 from convdsl.ops.linear import AlongAxis, Terms, along, take
 from convdsl.ops.primitive import Reshape as View
@@ -341,6 +342,21 @@ class Crop(_Linear):
         return x[(slice(None), slice(None), *kept)]
 
 
+def _resampled(terms: Sequence[Terms | None], spatial: Shape) -> Window:
+    """What elements see that are spread evenly over the input: an interval that covers each."""
+    windows: list[tuple[Extent, Extent, Extent]] = []
+    for rows, size in zip(terms, spatial, strict=True):
+        if rows is None:
+            windows.append((1, 1, 0))
+            continue
+        step = Fraction(size, len(rows))
+        starts = [min(source for source, _ in row) - o * step for o, row in enumerate(rows)]
+        ends = [max(source for source, _ in row) + 1 - o * step for o, row in enumerate(rows)]
+        windows.append((max(ends) - min(starts), step, -min(starts)))
+    sizes, strides, offsets = zip(*windows, strict=True)
+    return Window(sizes, strides, offsets)
+
+
 @op("resize")
 @dataclass(frozen=True)
 class Resize(_Linear):
@@ -373,6 +389,9 @@ class Resize(_Linear):
     def terms(self, x: TensorType) -> Sequence[Terms | None]:
         sizes = [to or n * f for n, f, to in zip(x.spatial, self.factor, self.to, strict=True)]
         return [None, *(self._axis(n, m) for n, m in zip(x.spatial, sizes, strict=True))]
+
+    def sees(self, *x: TensorType) -> Window:
+        return _resampled(self.terms(x[0])[1:], x[0].spatial)
 
     def _axis(self, size: int, target: int) -> Terms:
         if self.mode == "nearest":
@@ -422,15 +441,10 @@ class AdaptiveAvg(_Linear):
     def terms(self, x: TensorType) -> Sequence[Terms | None]:
         return [None, *(_cover(n, m) for n, m in zip(x.spatial, self.window, strict=True))]
 
-    def sees(self, *x: TensorType) -> Window | None:
-        sizes = tuple(
-            max(len(row) for row in _cover(n, m))
-            for n, m in zip(x[0].spatial, self.window, strict=True)
-        )
-        if sizes == x[0].spatial:
+    def sees(self, *x: TensorType) -> Window:
+        if math.prod(self.window) == 1:
             return Window(whole=True)
-        steps = tuple(max(1, n // m) for n, m in zip(x[0].spatial, self.window, strict=True))
-        return Window(sizes, steps, (0,) * len(sizes))
+        return _resampled(self.terms(x[0])[1:], x[0].spatial)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

@@ -299,9 +299,10 @@ class InstanceNorm(Op):
 class LocalResponseNorm(Op):
     """Local response normalisation: x / (k + alpha/n · Σ x²)^beta over n neighbouring channels.
 
-    The sum runs over the channels from c − n//2 to c + (n − 1)//2 that exist. With `over=within`
-    it runs over the n×n spatial window of the same channel instead. The 2012 paper's alpha is not
-    divided by n: its 1e-4 with n = 5 is `alpha=0.0005` here. (Krizhevsky, Sutskever, Hinton 2012)
+    The sum runs over the channels from c − n//2 to c + (n − 1)//2 that exist, as PyTorch's (ONNX's
+    leans the other way for even n). With `over=within` it runs over the n×n spatial window of the
+    same channel instead. The 2012 paper's alpha is not divided by n: its 1e-4 with n = 5 is
+    `alpha=0.0005` here. (Krizhevsky, Sutskever, Hinton 2012)
     """
 
     category: ClassVar[str] = "normalisation"

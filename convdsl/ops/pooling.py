@@ -39,6 +39,20 @@ def _check(kind: str, x: TensorType, window: Shape, dilation: Shape, pad: Pads) 
             )
 
 
+def _check_holes(op: Max, x: TensorType, output: Shape) -> None:
+    """Refuses a dilated window all of whose elements fall into the padding."""
+    axes = zip(x.spatial, output, op.window, op.stride, op.dilation, op.pad, strict=True)
+    for i, n, k, s, d, (before, _) in axes:
+        for start in range(-before, n * s - before, s) if d > 1 else ():
+            if not any(0 <= start + j * d < i for j in range(k)):
+                raise Problem(
+                    "E201",
+                    f"`pad` of `{op.kind}` leaves the window at {start} nothing but padding",
+                    "a window that holds nothing but padding has no value",
+                    attribute="pad",
+                )
+
+
 def _geometry(op: Max | Avg, input: Shape, output: Shape) -> Geometry:
     before = tuple(b for b, _ in op.pad)
     dilation = op.dilation if isinstance(op, Max) else (1,) * len(op.window)
@@ -90,6 +104,7 @@ class Max(Op):
     mistakes: ClassVar[Sequence[Mistake]] = (
         Mistake("max 9x9", "3@8x8", "E202"),
         Mistake("max 2x2 pad=2", "3@8x8", "E201"),
+        Mistake("max 2 /3 pad=1 dilation=3", "3@2", "E201"),
         Mistake("max", "3@8x8", "E104"),
         Mistake("max 2x2 mode=1", "3@8x8", "E103"),
     )
@@ -107,6 +122,7 @@ class Max(Op):
         spatial = output_sizes(
             self.kind, x[0].spatial, self.window, self.stride, self.pad, self.dilation, self.ceil
         )
+        _check_holes(self, x[0], spatial)
         return TensorType((x[0].channels, *spatial))
 
     def flops(self, *x: TensorType) -> int:

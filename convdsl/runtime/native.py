@@ -93,7 +93,7 @@ def _at(context: Any, builder: Any, pointer: Any, index: Any) -> Any:
 
 
 def vectors(lanes: int) -> tuple[Any, ...]:
-    """The functions on vectors of so many lanes: load, splat, zero, fma, lane."""
+    """The functions on vectors of so many lanes: load, splat, zero, fma, lane, load_first."""
     vector = VectorType(lanes)
     register = ir.VectorType(ir.FloatType(), lanes)
 
@@ -152,7 +152,37 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return types.float32(x, types.intp), generate
 
-    return load, splat, zero, fma, lane
+    def mask(builder: Any, count: Any) -> Any:
+        """True in the first ``count`` lanes."""
+        integers = ir.VectorType(ir.IntType(64), lanes)
+        numbers = ir.Constant(integers, list(range(lanes)))
+        undefined = ir.Constant(integers, ir.Undefined)
+        first = builder.insert_element(undefined, count, ir.Constant(ir.IntType(32), 0))
+        shuffle = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+        counts = builder.shuffle_vector(first, undefined, shuffle)
+        return builder.icmp_signed("<", numbers, counts)
+
+    bits = ir.VectorType(ir.IntType(1), lanes)
+
+    @intrinsic
+    def load_first(typing_context: Any, pointer: Any, index: Any, count: Any) -> Any:
+        """The first ``count`` lanes at consecutive positions, zeros in the others."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _at(context, builder, *arguments[:2])
+            address = builder.bitcast(place, register.as_pointer())
+            kind = ir.FunctionType(
+                register, [register.as_pointer(), ir.IntType(32), bits, register]
+            )
+            name = f"llvm.masked.load.v{lanes}f32.p0"
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            align = ir.Constant(ir.IntType(32), 4)
+            zeros = ir.Constant(register, [0.0] * lanes)
+            return builder.call(function, [address, align, mask(builder, arguments[2]), zeros])
+
+        return vector(pointer, types.intp, types.intp), generate
+
+    return load, splat, zero, fma, lane, load_first
 
 
 # -- scalar functions ------------------------------------------------------------------------

@@ -104,12 +104,10 @@ class _Network:
         for name, type in self.summary.inputs:
             self._add_end(source, name, name, type)
         self._add_rows(source, self.rows, ())
-        before = ""
         for row in self.rows:
             for name in dict.fromkeys(row[0].inputs):
-                # The path from line to line of the program is drawn straight, others go round it.
+                # The path of first inputs is drawn straight, the others go round it.
                 self._add_edge(source, name, row[0].name, "8" if name == row[0].inputs[0] else "1")
-            before = row[-1].name
         for (name, type), layer in zip(self.summary.outputs, self.summary.sources, strict=True):
             shown = "output" if name == layer else name
             self._add_end(source, f"output {name}", shown, type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from convdsl.analysis import Analysis, Connectivity, Costs, Field, connectivity
 from convdsl.analysis.arithmetic import weights
@@ -58,7 +59,7 @@ class Layer:
             "flops": self.costs.flops,
             "activation_bytes": self.costs.activation_bytes,
             "receptive_field": list(self.field.size) if self.field else [],
-            "stride": list(self.field.stride) if self.field else [],
+            "stride": [_number(s) for s in self.field.stride] if self.field else [],
             "start": list(self.field.start) if self.field else [],
             "receptive_field_exact": self.field.exact if self.field else True,
         }
@@ -285,6 +286,11 @@ def _row(row: Sequence[Layer], sources: Sequence[str], arithmetic: bool) -> tupl
         _count(sum(layer.costs.macs for layer in row)),
         _seen(row[-1].field),
     )
+
+
+def _number(number: int | Fraction) -> int | float:
+    """A number as JSON has it."""
+    return int(number) if number == int(number) else float(number)
 
 
 def _seen(field: Field | None) -> str:

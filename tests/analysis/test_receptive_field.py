@@ -1,12 +1,14 @@
 """Receptive fields: the seed's and the papers' numbers, and the support that a NaN shows."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from built import Net, alexnet, lenet
 
 from convdsl.analysis import analyse, receptive_fields
 from convdsl.graph import Graph, Scope
-from convdsl.ops.attributes import Word
+from convdsl.ops.attributes import Bank, Word
 from convdsl.runtime.interpreter import evaluate
 
 
@@ -111,21 +113,30 @@ def support(graph: Graph, element: int) -> tuple[int, int]:
     return min(reached), max(reached) + 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(16))
 def test_fields_are_the_measured_support(seed):
     """Random one-dimensional networks with a branch; an element in the middle, away from edges."""
     random = np.random.default_rng(seed)
     net = Net(1, 60)
 
     def layer() -> None:
-        kernel, dilation = int(random.integers(1, 5)), int(random.integers(1, 3))
+        kernel, dilation = int(random.integers(2, 5)), int(random.integers(1, 3))
         pad = int(random.integers(0, 3))
-        if random.integers(2):
-            net.conv(1, kernel, dilation=dilation, pad=pad)
-        else:
-            net.apply("max", kernel, stride=int(random.integers(1, 3)), pad=min(pad, kernel - 1))
+        match random.integers(5):
+            case 0:
+                net.conv(1, kernel, dilation=dilation, pad=pad)
+            case 1:
+                net.apply(
+                    "max", kernel, stride=int(random.integers(1, 3)), pad=min(pad, kernel - 1)
+                )
+            case 2:
+                net.apply("deconv", Bank(1, kernel), stride=2, pad=min(pad, kernel - 1))
+            case 3:
+                net.apply("resize", int(random.integers(2, 4)), mode="nearest")
+            case 4:
+                net.apply("resize", 2, mode="bilinear")
 
-    for _ in range(3):
+    for _ in range(4):
         layer()
     x = net.at
     left = net.conv(1, 3, pad=1)
@@ -137,9 +148,24 @@ def test_fields_are_the_measured_support(seed):
     output = graph.outputs[0][1]
     field = analyse(graph).field(output)
     assert field.exact
+    (reach,) = field.axes
     middle = output.type.spatial[0] // 2
-    start = field.start[0] + middle * field.stride[0]
-    assert support(graph, middle) == (max(start, 0), min(start + field.size[0], 60))
+    for element in range(middle, middle + 4):
+        expected = max(reach.start(element), 0), min(reach.end(element), 60)
+        assert support(graph, element) == expected
+
+
+def test_upsampling_sees_what_its_phases_see():
+    """Two elements share an input; three see two, and so do two of different inputs."""
+    net = Net(1, 8)
+    net.apply("resize", 2, name="up")
+    net.conv(1, 3, name="c", pad=1)
+    net.apply("max", 2, name="down")
+    graph = net.graph()
+    up, c, down = (field_of(graph, name) for name in ("up", "c", "down"))
+    assert (up.size, up.stride, up.axes[0].starts) == ((1,), (Fraction(1, 2),), (0, 0))
+    assert (c.size, c.axes[0].starts, c.axes[0].ends) == ((2,), (-1, 0), (1, 2))
+    assert (down.size, down.stride, down.axes[0].period) == ((3,), (1,), 1)
 
 
 def test_time_is_linear_in_the_nodes():

@@ -64,7 +64,34 @@ CONVOLUTIONS = [
     (5, 8, (11, 30), "3x5", "/2x3", "pad=[(2, 0), (1, 4)]", ""),
     (2, 20, (10, 10), "3x3", "", "pad=2", "dilation=2"),
     (2, 24, (2, 3), "3x3", "", "pad=full", ""),
+    (3, 20, (1, 40), "1x7", "", "pad=[0, 3]", ""),
+    (4, 9, (16, 29), "3x1", "/3x1", "", ""),
 ]
+
+POINTWISE = [(3, 5, "7x9"), (16, 33, "14x14"), (5, 1, "20x30"), (8, 17, "300"), (6, 8, "4x5x6")]
+
+
+@pytest.mark.parametrize("case", POINTWISE, ids=str)
+@pytest.mark.parametrize("tail", ["", "-> relu", "-> bn -> tanh"])
+def test_pointwise_convolutions_of_all_sizes(case, tail):
+    channels, filters, size = case
+    graph = convdsl.load_source(
+        f"net T {{ input {channels}@{size}\n conv {filters}@1 {tail} }}"
+    ).graph
+    arrays = positive_buffers(graph, random_arrays(graph, 2))
+    program = compile(graph, batch=2)
+    assert any("pointwise" in step.reason for step in program.plan.steps)
+    expected = evaluate(graph, arrays)["output"]
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+def test_a_residual_sum_is_taken_over_in_place():
+    graph = convdsl.load_source(
+        "net T { input 6@9x9\n y = conv 16@1x1\n conv 16@3x3 pad=1\n add(y) -> relu }"
+    ).graph
+    arrays = random_arrays(graph, 2)
+    expected = evaluate(graph, arrays)["output"]
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)

@@ -6,18 +6,20 @@ against them (Georganas et al. 2018, with the plain N×C×H×W layout of the act
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.padding import pad_call
+from convdsl.kernels.cpu.sizes import Sizes, sizes_of
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Load, Symbol, bare
 from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import Call, Kernel, Recipe
 
-PIXELS = 6
-"""Pixels of a register tile: with two vectors of filters, 12 accumulators of 16 registers."""
 VECTORS = 2
 """Vectors of filters in a tile."""
+REGISTERS = {4: 16, 8: 16, 16: 32}
+"""Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
+LATENCY = 8
+"""Multiply-adds that must be under way for one to finish every half cycle."""
 
 
 def fits(family: Convolution, lanes: int) -> bool:
@@ -36,81 +38,75 @@ def fits(family: Convolution, lanes: int) -> bool:
     return family.direction == "forward" and family.filters >= lanes // 2
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """The sizes of a convolution of images; a series is an image of height 1."""
+def as_forward(family: Convolution) -> Convolution:
+    """The forward convolution that computes the family.
 
-    H: int
-    W: int
-    OH: int
-    OW: int
-    KH: int
-    KW: int
-    SH: int
-    SW: int
-    PH: int
-    PW: int
-    DH: int
-    DW: int
-
-
-def geometry_sizes(g: Geometry) -> _Sizes:
-    """The sizes of a window over images or series."""
-    rows = (
-        (g.input, 1),
-        (g.output, 1),
-        (g.window, 1),
-        (g.stride, 1),
-        (g.before, 0),
-        (g.dilation, 1),
-    )
-    pairs = [(fill, *sizes)[-2:] for sizes, fill in rows]
-    return _Sizes(*(size for pair in pairs for size in pair))
-
-
-def recipe(family: Convolution, lanes: int) -> Recipe:
-    """Pack the weights (once, where they do not change), then convolve."""
-    if family.direction == "input":
-        return _recipe(_transposed(family), lanes, transposed=True)
-    return _recipe(family, lanes, transposed=False)
-
-
-def _transposed(family: Convolution) -> Convolution:
-    """The convolution of dy, with mirrored windows, that is the gradient by the input."""
+    For the gradient by the input it is the one of dy, with mirrored windows.
+    """
+    if family.direction == "forward":
+        return family
     g = family.geometry
     before = tuple(d * (k - 1) - b for b, d, k in zip(g.before, g.dilation, g.window, strict=True))
     turned = Geometry(g.output, g.input, g.window, g.stride, before, g.dilation)
     return Convolution("forward", family.batch, family.filters, family.channels, 1, turned)
 
 
-def _recipe(family: Convolution, lanes: int, transposed: bool) -> Recipe:
-    s = geometry_sizes(family.geometry)
+def tile_width(width: int, lanes: int) -> int:
+    """How many neighbouring pixels a tile takes of rows of that width."""
+    most = (REGISTERS[lanes] - VECTORS - 1) // VECTORS
+
+    def cost(pixels: int) -> tuple[int, int]:
+        full, rest = divmod(width, pixels)
+        # A tile too small to hide the latency of its multiply-adds costs as much as a larger one.
+        each = [max(p * VECTORS, LATENCY) + VECTORS for p in (pixels, rest)]
+        return full * each[0] + (each[1] if rest else 0), -pixels
+
+    return min(range(1, most + 1), key=cost)
+
+
+def recipe(family: Convolution, lanes: int) -> Recipe:
+    """Pack the weights (once, where they do not change), pad the input, convolve."""
+    mirrored = family.direction == "input"
+    family = as_forward(family)
+    s = sizes_of(family.geometry)
     block = lanes * VECTORS
     blocks = -(-family.filters // block)
-    elements = s.KH * s.KW
-    taps = family.channels * elements
+    taps = family.channels * s.KH * s.KW
     pack = Call(
-        _pack(lanes, transposed),
+        _pack(block, mirrored),
         ("in1", "packed"),
-        (family.filters, family.channels, elements),
+        (family.filters, family.channels, s.KH * s.KW),
         blocks,
         blocks * block * taps,
     )
-    sizes = (family.channels, family.filters, blocks, *vars(s).values())
+    calls, temporaries = [pack], [("packed", blocks * block * taps)]
+    source, height, width = "in0", s.H, s.W
+    planes = family.batch * family.channels
+    if not s.inside:
+        source, height, width = "padded", s.padded_height, s.padded_width
+        calls.append(pad_call(s, planes, "in0", source))
+        temporaries.append((source, planes * s.padded_size))
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
-    operands = ("in0", "packed", *(f"in{k}" for k in range(2, count)), "out")
-    cost = family.batch * family.filters * s.OH * s.OW * taps
-    work = family.batch * blocks * s.OH
-    convolve = Call(_convolve(lanes, family), operands, sizes, work, cost)
-    reason = f"direct, {PIXELS} pixels × {block} filters in registers"
-    return Recipe((pack, convolve), (("packed", blocks * block * taps),), reason)
+    pixels = tile_width(s.OW, lanes)
+    convolve = Call(
+        _convolve(lanes, pixels, s.OW % pixels, family),
+        (source, "packed", *(f"in{k}" for k in range(2, count)), "out"),
+        (family.channels, family.filters, blocks, height, width, *_tail(s)),
+        family.batch * blocks * s.OH,
+        family.batch * family.filters * s.OH * s.OW * taps,
+    )
+    reason = f"direct, {pixels} pixels × {block} filters in registers"
+    return Recipe((*calls, convolve), tuple(temporaries), reason)
 
 
-def _pack(lanes: int, transposed: bool) -> Kernel:
-    block = lanes * VECTORS
-    # Transposed: filters and channels change places, and the window is mirrored.
-    source = "(c * F + f) * K + K - 1 - k" if transposed else "(f * C + c) * K + k"
-    stored = "w[C, F, K] mirrored" if transposed else "w[F, C, K]"
+def _tail(s: Sizes) -> tuple[int, ...]:
+    return (s.OH, s.OW, s.KH, s.KW, s.SH, s.SW, s.DH, s.DW)
+
+
+def _pack(block: int, mirrored: bool) -> Kernel:
+    # Mirrored: filters and channels change places, and the window is turned round.
+    source = "(c * F + f) * K + K - 1 - k" if mirrored else "(f * C + c) * K + k"
+    stored = "w[C, F, K] mirrored" if mirrored else "w[F, C, K]"
     body = [
         "for unit in range(begin, end):",
         "    for c in range(C):",
@@ -121,7 +117,7 @@ def _pack(lanes: int, transposed: bool) -> Kernel:
         f"                packed[at + lane] = w[{source}] if f < F else float32(0.0)",
     ]
     return kernel(
-        f"pack_filters_by_{block}" + ("_transposed" if transposed else ""),
+        f"pack_filters_by_{block}" + ("_mirrored" if mirrored else ""),
         [("w", "float32"), ("packed", "float32")],
         ["F", "C", "K"],
         body,
@@ -129,32 +125,19 @@ def _pack(lanes: int, transposed: bool) -> Kernel:
     )
 
 
-def _convolve(lanes: int, family: Convolution) -> Kernel:
+def _convolve(lanes: int, pixels: int, rest: int, family: Convolution) -> Kernel:
     block = lanes * VECTORS
-    names = ["C", "F", "blocks", *_Sizes.__annotations__]
     body = [
         "for unit in range(begin, end):",
         "    oy = unit % OH",
         "    ob = (unit // OH) % blocks",
         "    n = unit // (OH * blocks)",
         f"    f = ob * {block}",
-        "    top = oy * SH - PH",
-        # The rows of the window that lie inside the input.
-        "    first = max(0, (-top + DH - 1) // DH)",
-        "    last = min(KH, (H - top + DH - 1) // DH)",
         "    ox = 0",
-        "    while ox < OW:",
-        "        left = ox * SW - PW",
-        f"        right = left + {PIXELS - 1} * SW + (KW - 1) * DW",
-        f"        inside = left >= 0 and right < W and ox + {PIXELS} <= OW",
-        "        if inside:",
-        *_indent(3, _tile(lanes, PIXELS, family, "0", "KW")),
-        f"            ox += {PIXELS}",
-        "        else:",
-        "            start = max(0, (-left + DW - 1) // DW)",
-        "            stop = min(KW, (W - left + DW - 1) // DW)",
-        *_indent(3, _tile(lanes, 1, family, "start", "stop")),
-        "            ox += 1",
+        f"    while ox + {pixels} <= OW:",
+        *_indent(2, _tile(lanes, pixels, family)),
+        f"        ox += {pixels}",
+        *_indent(1, _tile(lanes, rest, family) if rest else []),
     ]
     pointers = [("x", "float32"), ("w", "float32")]
     if family.bias:
@@ -162,9 +145,9 @@ def _convolve(lanes: int, family: Convolution) -> Kernel:
     if family.epilogue:
         pointers += family.epilogue.operands
     return kernel(
-        f"convolution2d_direct_{lanes}" + ("_bias" if family.bias else ""),
+        f"convolution2d_direct_{lanes}x{pixels}" + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
-        names,
+        ["C", "F", "blocks", "H", "W", "OH", "OW", "KH", "KW", "SH", "SW", "DH", "DW"],
         body,
         f"Convolution; a unit per image, block of {block} filters and row of the result.",
         ("contract",),
@@ -176,17 +159,17 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _tile(lanes: int, pixels: int, family: Convolution, start: str, stop: str) -> list[str]:
+def _tile(lanes: int, pixels: int, family: Convolution) -> list[str]:
     """The sums of ``pixels`` neighbouring results for a block of filters, and their stores."""
     block = lanes * VECTORS
     tile = [(r, v) for r in range(pixels) for v in range(VECTORS)]
     lines = [f"s{r}_{v} = zero()" for r, v in tile]
     lines += [
         "for c in range(C):",
-        "    for ky in range(first, last):",
-        "        row = ((n * C + c) * H + top + ky * DH) * W + left",
+        "    for ky in range(KH):",
+        "        row = ((n * C + c) * H + oy * SH + ky * DH) * W + ox * SW",
         f"        taps = ((ob * C + c) * KH + ky) * KW * {block}",
-        f"        for kx in range({start}, {stop}):",
+        "        for kx in range(KW):",
     ]
     inner = [f"w{v} = load(w, taps + kx * {block} + {v * lanes})" for v in range(VECTORS)]
     for r in range(pixels):

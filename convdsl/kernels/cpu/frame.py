@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from convdsl.kernels.nests import INDENT
 from convdsl.plan.model import Kernel
 
+VECTOR_FUNCTIONS = "load, splat, zero, fma, lane, load_first"
 POINTER = {"float32": "floats", "int64": "ints"}
 
 
@@ -27,7 +28,7 @@ def kernel(
 
     With ``lanes`` the body may use the functions on vectors of that many float32.
     """
-    lines = [f"load, splat, zero, fma, lane = vectors({lanes})", "", ""] if lanes else []
+    lines = [f"{VECTOR_FUNCTIONS} = vectors({lanes})", "", ""] if lanes else []
     lines += [f"def {name}(args, begin, end):", f'{INDENT}"""{doc}"""']
     for position, (pointer, dtype) in enumerate(pointers):
         lines.append(f"{INDENT}{pointer} = {POINTER[dtype]}(args[{position}])")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu import convolution, nests, product, weight_gradient
+from convdsl.kernels.cpu import convolution, nests, pointwise, product, weight_gradient
 from convdsl.ops.families import Convolution, Family, Product
 from convdsl.plan.model import Recipe
 
@@ -21,6 +21,8 @@ class CpuTarget:
         match family:
             case Product():
                 return product.recipe(family)
+            case Convolution() if pointwise.fits(family, self.lanes):
+                return pointwise.recipe(family, self.lanes)
             case Convolution() if convolution.fits(family, self.lanes):
                 return convolution.recipe(family, self.lanes)
             case Convolution() if weight_gradient.fits(family, self.lanes):

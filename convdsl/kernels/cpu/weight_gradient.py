@@ -6,8 +6,9 @@ of taps × filters is a sum over the pixels of all images, held in registers.
 
 from __future__ import annotations
 
-from convdsl.kernels.cpu.convolution import geometry_sizes
 from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.padding import pad_call
+from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
@@ -29,13 +30,10 @@ def fits(family: Convolution, lanes: int) -> bool:
 
 def recipe(family: Convolution, lanes: int) -> Recipe:
     """Turn dy, pad x, sum."""
-    s = geometry_sizes(family.geometry)
+    s = sizes_of(family.geometry)
     block = lanes * VECTORS
     blocks = -(-family.filters // block)
     pixels = family.batch * s.OH * s.OW
-    # The padded input reaches as far as the last window does.
-    height = (s.OH - 1) * s.SH + (s.KH - 1) * s.DH + 1
-    width = (s.OW - 1) * s.SW + (s.KW - 1) * s.DW + 1
     planes = family.batch * family.channels
     taps = family.channels * s.KH * s.KW
     groups = -(-taps // TAPS)
@@ -46,16 +44,15 @@ def recipe(family: Convolution, lanes: int) -> Recipe:
         blocks * family.batch,
         blocks * block * pixels,
     )
-    pad = Call(
-        _pad(),
-        ("in0", "padded"),
-        (s.H, s.W, height, width, s.PH, s.PW),
-        planes,
-        planes * height * width,
-    )
+    calls, temporaries = [turn], [("turned", blocks * block * pixels)]
+    source, height, width = "in0", s.H, s.W
+    if not s.inside:
+        source, height, width = "padded", s.padded_height, s.padded_width
+        calls.append(pad_call(s, planes, "in0", source))
+        temporaries.append((source, planes * s.padded_size))
     total = Call(
         _sum(lanes),
-        ("padded", "turned", "out"),
+        (source, "turned", "out"),
         (
             family.batch,
             family.channels,
@@ -75,12 +72,8 @@ def recipe(family: Convolution, lanes: int) -> Recipe:
         blocks * groups,
         family.filters * taps * pixels,
     )
-    temporaries = (
-        ("turned", blocks * block * pixels),
-        ("padded", planes * height * width),
-    )
     reason = f"summed over pixels, {TAPS} taps × {block} filters in registers"
-    return Recipe((turn, pad, total), temporaries, reason)
+    return Recipe((*calls, total), tuple(temporaries), reason)
 
 
 def _turn(block: int) -> Kernel:
@@ -101,34 +94,6 @@ def _turn(block: int) -> Kernel:
         ["N", "F", "P", "blocks"],
         body,
         f"turned[F/{block}, N, P, {block}] from dy[N, F, P]; a unit per block and image.",
-    )
-
-
-def _pad() -> Kernel:
-    body = [
-        "for plane in range(begin, end):",
-        "    for py in range(PH):",
-        "        y = py - top",
-        "        at = (plane * PH + py) * PW",
-        "        if y < 0 or y >= H:",
-        "            for px in range(PW):",
-        "                padded[at + px] = float32(0.0)",
-        "        else:",
-        "            first = min(left, PW)",
-        "            last = max(first, min(left + W, PW))",
-        "            for px in range(first):",
-        "                padded[at + px] = float32(0.0)",
-        "            for px in range(first, last):",
-        "                padded[at + px] = x[(plane * H + y) * W + px - left]",
-        "            for px in range(last, PW):",
-        "                padded[at + px] = float32(0.0)",
-    ]
-    return kernel(
-        "pad_planes",
-        [("x", "float32"), ("padded", "float32")],
-        ["H", "W", "PH", "PW", "top", "left"],
-        body,
-        "padded[planes, PH, PW] from x[planes, H, W], zeros around it; a unit per plane.",
     )
 
 
