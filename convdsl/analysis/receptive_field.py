@@ -43,9 +43,10 @@ class Reach:
         return max(end - start for start, end in zip(self.starts, self.ends, strict=True))
 
     @property
-    def stride(self) -> Fraction:
-        """By how much the fields of neighbours are apart, on average."""
-        return Fraction(self.advance, self.period)
+    def stride(self) -> Extent:
+        """By how much the fields of neighbours are apart; a fraction where that varies."""
+        average = Fraction(self.advance, self.period)
+        return int(average) if average.denominator == 1 else average
 
     def start(self, element: int) -> int:
         """Where the field of an element starts."""
@@ -108,7 +109,7 @@ class Field:
         return tuple(reach.size for reach in self.axes)
 
     @property
-    def stride(self) -> tuple[Fraction, ...]:
+    def stride(self) -> tuple[Extent, ...]:
         """By how many elements of the input the fields of neighbours are apart, per axis."""
         return tuple(reach.stride for reach in self.axes)
 

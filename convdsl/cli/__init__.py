@@ -7,6 +7,7 @@ command line; 3 is a fault of convdsl itself. Only the chosen command's module i
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -23,6 +24,7 @@ COMMANDS = {
     "compile": "write a package that runs by itself, or print a stage of the compiler",
     "run": "run a network, or a compiled package, on images or arrays",
     "fmt": "format .cnn files",
+    "diff": "what changed between two networks, in structure and in the numbers",
     "ops": "list the ops of the language, or explain one",
     "explain": "explain the code of a diagnostic",
 }
@@ -33,6 +35,8 @@ FINE, MENDABLE, MALFORMED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status; nothing but the status escapes."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    # A network is many small objects and no garbage: looking for some takes half of the time.
+    gc.set_threshold(200_000, 20, 20)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # signs that the terminal lacks are no error
             stream.reconfigure(errors="replace")

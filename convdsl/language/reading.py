@@ -91,11 +91,17 @@ class Reader:
         self.findings.append(Diagnostic(code, message, span, help=help))
 
     def _begin(self, parts: Sequence[Any]) -> tuple[Span, str]:
-        """The span of a statement, and the ``##`` comments on the lines directly above."""
+        """The span of a statement, and the ``##`` comments on the lines directly above.
+
+        They document the statement that begins its line, not those that share it.
+        """
         span = self._span(parts)
         if not self.documentation:
             return span, ""
-        line, found = self.source.position(span.start)[0] - 1, []
+        line, column = self.source.position(span.start)
+        if self.source.text[span.start - column + 1 : span.start].strip():
+            return span, ""
+        line, found = line - 1, []
         while line in self.documentation:
             found.append(self.documentation[line])
             line -= 1

@@ -350,8 +350,9 @@ def _resampled(terms: Sequence[Terms | None], spatial: Shape) -> Window:
             windows.append((1, 1, 0))
             continue
         step = Fraction(size, len(rows))
-        starts = [min(source for source, _ in row) - o * step for o, row in enumerate(rows)]
-        ends = [max(source for source, _ in row) + 1 - o * step for o, row in enumerate(rows)]
+        read = [[source for source, weight in row if weight] for row in rows]
+        starts = [min(sources) - o * step for o, sources in enumerate(read)]
+        ends = [max(sources) + 1 - o * step for o, sources in enumerate(read)]
         windows.append((max(ends) - min(starts), step, -min(starts)))
     sizes, strides, offsets = zip(*windows, strict=True)
     return Window(sizes, strides, offsets)

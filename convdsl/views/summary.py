@@ -59,7 +59,7 @@ class Layer:
             "flops": self.costs.flops,
             "activation_bytes": self.costs.activation_bytes,
             "receptive_field": list(self.field.size) if self.field else [],
-            "stride": [_number(s) for s in self.field.stride] if self.field else [],
+            "stride": _numbers(self.field.stride) if self.field else [],
             "start": list(self.field.start) if self.field else [],
             "receptive_field_exact": self.field.exact if self.field else True,
         }
@@ -288,9 +288,9 @@ def _row(row: Sequence[Layer], sources: Sequence[str], arithmetic: bool) -> tupl
     )
 
 
-def _number(number: int | Fraction) -> int | float:
-    """A number as JSON has it."""
-    return int(number) if number == int(number) else float(number)
+def _numbers(numbers: Sequence[int | Fraction]) -> list[int | float]:
+    """Numbers as JSON has them."""
+    return [n if isinstance(n, int) else float(n) for n in numbers]
 
 
 def _seen(field: Field | None) -> str:

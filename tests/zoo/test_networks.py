@@ -40,8 +40,8 @@ def test_expectations_hold(path, name):
     net = Network(read(path), name)
     assert net.verify() == ()
     assert not net.warnings
-    claimed = {e.quantity for e in net.expectations if e.value is None and not e.nodes}
-    assert {"params", "macs"} <= claimed, "the network itself states no parameters or multiply-adds"
+    about_all = {e.quantity for e in net.expectations if e.value is None and not e.nodes}
+    assert "params" in about_all, "the network states no parameters"
 
 
 @every_network

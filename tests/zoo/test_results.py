@@ -1,0 +1,207 @@
+"""Forward and backward passes of every bundled network, at reduced sizes, against torch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import relative_error, torch_op
+
+from convdsl import compiler
+from convdsl.network import Network, locate, read
+from convdsl.runtime.interpreter import evaluate
+from convdsl.runtime.parameters import initial
+
+# The input each is run on. The last maps keep more than one element where they are normalised.
+SIZES = {
+    "LeNet": (1, 32, 32),
+    "LeNet5": (1, 32, 32),
+    "LeNet5_ScaledTanh": (1, 32, 32),
+    "AlexNet": (3, 67, 67),
+    "AlexNetGrouped": (3, 67, 67),
+    "AlexNetTorchvision": (3, 63, 63),
+    "TinyVGG": (3, 24, 20),
+    "VGG11": (3, 32, 32),
+    "VGG11_LRN": (3, 32, 32),
+    "VGG13": (3, 32, 32),
+    "VGG16_1x1": (3, 32, 32),
+    "VGG16": (3, 32, 32),
+    "VGG19": (3, 32, 32),
+    "ZFNet": (3, 48, 48),
+    "NiN": (3, 16, 12),
+    "NiN_ImageNet": (3, 67, 67),
+    "GoogLeNet_NoAux": (3, 64, 48),
+    "GoogLeNetTorchvision_NoAux": (3, 64, 64),
+    "SqueezeNet": (3, 48, 40),
+    "ResNet18": (3, 64, 64),
+    "ResNet34": (3, 64, 64),
+    "ResNet50": (3, 64, 64),
+    "ResNet101": (3, 64, 64),
+    "ResNet152": (3, 64, 64),
+    "ResNet34_A": (3, 64, 64),
+    "ResNet34_C": (3, 64, 64),
+    "ResNet50_Paper": (3, 64, 64),
+    "ResNet101_Paper": (3, 64, 64),
+    "ResNet152_Paper": (3, 64, 64),
+    "Plain18": (3, 64, 64),
+    "Plain34": (3, 64, 64),
+    "ResNet20": (3, 16, 16),
+    "ResNet32": (3, 16, 16),
+    "ResNet44": (3, 16, 16),
+    "ResNet56": (3, 16, 16),
+    "ResNet110": (3, 16, 16),
+    "ResNeXt50": (3, 64, 64),
+    "SE_ResNet50": (3, 64, 64),
+    "MobileNetV1": (3, 64, 64),
+    "MobileNetV1_075": (3, 64, 64),
+    "MobileNetV1_050": (3, 64, 64),
+    "MobileNetV1_025": (3, 64, 64),
+    "MobileNetV2": (3, 64, 64),
+    "DenseNet121": (3, 64, 64),
+    "UNet": (1, 188, 188),
+    "M3": (1, 1000),
+    "M5": (1, 4000),
+    "M11": (1, 4000),
+    "M18": (1, 4000),
+    "C3D": (3, 16, 32, 32),
+}
+WITH_SEVERAL_OUTPUTS = {"GoogLeNet": (3, 224, 224), "GoogLeNetTorchvision": (3, 96, 96)}
+CLASSES = 5
+BATCH = 2
+
+# In the others there are only more of the same layers.
+QUICK = [
+    "LeNet5_ScaledTanh",
+    "AlexNetGrouped",
+    "TinyVGG",
+    "VGG11_LRN",
+    "ZFNet",
+    "NiN",
+    "GoogLeNet_NoAux",
+    "GoogLeNetTorchvision_NoAux",
+    "SqueezeNet",
+    "ResNet18",
+    "ResNet50_Paper",
+    "ResNet20",
+    "ResNeXt50",
+    "SE_ResNet50",
+    "MobileNetV1_025",
+    "MobileNetV2",
+    "DenseNet121",
+    "UNet",
+    "M5",
+    "C3D",
+]
+
+
+def quick_or_slow(names, quick):
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+def reduced(name, size):
+    path, found = locate(name)
+    return Network(read(path), found, {"classes": CLASSES}, [size]).graph
+
+
+def without_dropout(graph):
+    """The graph with all elements kept, so that training is no matter of chance."""
+    nodes = [
+        replace(n, op=replace(n.op, rate=0.0)) if n.op.kind == "dropout" else n for n in graph
+    ]
+    return graph.replace(nodes=tuple(nodes))
+
+
+def in_torch(graph, x, weights, training):
+    """The outputs; in training, batch normalisation takes the statistics of the batch."""
+    values = {graph.inputs[0]: x}
+    for node in graph.nodes:
+        given = [values[v] for v in node.data]
+        own = [weights[w.name] for w in node.weights]
+        if training and node.op.kind == "bn":
+            made = F.batch_norm(*given, None, None, *own[:2], training=True, eps=node.op.eps)
+        else:
+            made = torch_op(node.op, given, own)
+        values[node.output] = made
+    return [values[value] for _, value in graph.outputs]
+
+
+def drawn(graph, seed=0):
+    """First values for all variables, batch statistics unlike those of training."""
+    arrays = {v.name: initial(v, seed, BATCH) for v in graph.variables if v.role != "input"}
+    random = np.random.default_rng(seed)
+    for v in graph.buffers:
+        arrays[v.name] = random.uniform(0.5, 1.5, v.type.shape).astype(np.float32)
+    for v in graph.inputs:
+        arrays[v.name] = random.standard_normal(v.type.with_batch(BATCH), np.float32)
+    for v in graph.role("target"):
+        arrays[v.name] = random.integers(0, CLASSES, v.type.with_batch(BATCH))
+    return arrays
+
+
+def doubles(arrays):
+    return {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
+
+
+@pytest.mark.parametrize("name", quick_or_slow(SIZES, QUICK))
+def test_gradients_are_torchs(name):
+    """In the interpreter, in float64, in training."""
+    graph = without_dropout(reduced(name, SIZES[name]))
+    lowered = compiler.lower(graph, "cross_entropy")
+    arrays = doubles(drawn(lowered))
+    found = evaluate(lowered, arrays)
+    tensors = {
+        v.name: torch.from_numpy(arrays[v.name]).requires_grad_(v.role != "buffer")
+        for v in graph.variables
+    }
+    (logits,) = in_torch(graph, tensors[graph.inputs[0].name], tensors, training=True)
+    loss = F.cross_entropy(logits, torch.from_numpy(arrays["target"]))
+    loss.backward()
+    assert abs(found["loss"] - loss.item()) < 1e-9
+    largest = max(tensors[v.name].grad.abs().max() for v in graph.parameters).item()
+    for variable in (*graph.parameters, *graph.inputs):
+        expected = tensors[variable.name].grad.numpy()
+        difference = np.abs(found[f"gradient of {variable.name}"] - expected).max()
+        # A gradient that is zero but for rounding has no scale of its own.
+        assert difference < 1e-7 * max(np.abs(expected).max(), 1e-6 * largest), variable.name
+
+
+@pytest.mark.parametrize("name", quick_or_slow(SIZES | WITH_SEVERAL_OUTPUTS, QUICK))
+def test_compiled_forward_is_torchs(name):
+    graph = reduced(name, (SIZES | WITH_SEVERAL_OUTPUTS)[name])
+    program = compiler.compile(graph, batch=BATCH)
+    arrays = drawn(graph)
+    program.update({v.name: arrays[v.name] for v in (*graph.parameters, *graph.buffers)})
+    x = arrays[graph.inputs[0].name]
+    outputs = program(x)
+    tensors = {n: torch.from_numpy(a) for n, a in doubles(arrays).items()}
+    expected = in_torch(graph, tensors[graph.inputs[0].name], tensors, training=False)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for ours, theirs in zip(outputs, expected, strict=True):
+        # float32 rounding, carried through up to 155 layers
+        assert relative_error(ours, theirs.numpy()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_compiled_gradients_are_torchs(name):
+    graph = without_dropout(reduced(name, SIZES[name]))
+    step = compiler.compile(graph, batch=BATCH, loss="cross_entropy")
+    arrays = drawn(compiler.lower(graph, "cross_entropy"))
+    step.update({v.name: arrays[v.name] for v in (*graph.parameters, *graph.buffers)})
+    loss, gradients = step.value_and_grad(arrays[graph.inputs[0].name], arrays["target"])
+    exact = doubles(arrays)
+    tensors = {
+        v.name: torch.from_numpy(exact[v.name]).requires_grad_(v.role != "buffer")
+        for v in graph.variables
+    }
+    (logits,) = in_torch(graph, tensors[graph.inputs[0].name], tensors, training=True)
+    expected = F.cross_entropy(logits, torch.from_numpy(arrays["target"]))
+    expected.backward()
+    assert abs(loss - expected.item()) < 1e-3
+    largest = max(tensors[v.name].grad.abs().max() for v in graph.parameters).item()
+    for variable in graph.parameters:
+        theirs = tensors[variable.name].grad.numpy()
+        difference = np.abs(gradients[variable.name] - theirs).max()
+        # Statistics over a few elements amplify float32's rounding from layer to layer.
+        assert difference < 1e-2 * max(np.abs(theirs).max(), 1e-3 * largest), variable.name
