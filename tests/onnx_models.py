@@ -77,9 +77,13 @@ def network_model(graph, arrays):
     return model.finish(graph.name, inputs, names[result], shape), inputs
 
 
-def operators(model):
-    """The names of the ONNX operators of a model, each once, in order."""
-    return tuple(dict.fromkeys(node.op_type for node in model.graph.node))
+def operators(node):
+    """The ONNX operators that a node becomes, each once, in order."""
+    model = Model()
+    names = [f"x{k}" for k, _ in enumerate(node.data)]
+    weights = [np.zeros(w.type.shape, np.float32) for w in node.weights]
+    TRANSLATIONS[node.op.kind](model, node.op, names, [v.type for v in node.data], weights)
+    return tuple(dict.fromkeys(made.op_type for made in model.nodes))
 
 
 def translates(*kinds):

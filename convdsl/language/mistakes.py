@@ -341,26 +341,34 @@ class _Place:
             return None
         # The finding may stand before the place, where a statement had no end.
         position = min(finding.span.start, self.position, max(len(self.text) - 1, 0))
+        whole = finding.code != "E003"
         for at in (position, self.position):
-            start, end = self._statement(at)
+            start, end = self._statement(at, whole)
             if re.sub(r"[\s{}]", "", self.text[start:end]):
                 return start, end
         return None
 
-    def _statement(self, position: int) -> Region:
-        """The statement around an offset, as far as separators and braces tell."""
-        start, end = 0, len(self.text)
+    def _statement(self, position: int, whole: bool = True) -> Region:
+        """The statement around an offset: up to separators, braces and the ends of lines.
+
+        Where ``whole``, lines that brackets hold together belong to it.
+        """
+        start, end, depth = 0, len(self.text), 0
         for mark in outline(self.text):
-            if mark.kind == "string" or mark.text in "()[]":
+            if mark.kind != "mark":
                 continue
-            if mark.kind == "comment":
+            if mark.text in "()[]":
+                depth += 1 if mark.text in "([" else -1 if depth else 0
+                continue
+            if mark.text in "{}":
+                depth = 0
+            held = depth > 0 and whole
+            goes_on = held or _CONTINUES.match(self.text, mark.end) is not None
+            if mark.text == "\n" and goes_on:
                 continue
             if mark.end <= position:
-                if mark.text != "\n" or not _CONTINUES.match(self.text, mark.end):
-                    start = mark.end
-            elif mark.start >= position or mark.text == "\n":
-                if mark.text == "\n" and _CONTINUES.match(self.text, mark.end):
-                    continue
+                start, depth = mark.end, 0
+            elif mark.start >= position:
                 end = mark.start
                 break
         return start, end

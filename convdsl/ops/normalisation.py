@@ -140,7 +140,8 @@ def _normalise(
 class GroupNorm(Op):
     """Group normalisation: each image's channels in groups, each group to mean 0 and variance 1.
 
-    Then scale and shift per channel. The variance is the biased one. (Wu and He 2018)
+    Then times `scale` plus `shift`, weights with one value per channel each. The variance is the
+    biased one. (Wu and He 2018)
     """
 
     category: ClassVar[str] = "normalisation"
@@ -220,8 +221,8 @@ def _grouped_reference(
 class LayerNorm(Op):
     """Layer normalisation: each image's whole map to mean 0 and variance 1.
 
-    Then scale and shift per channel. (Ba, Kiros and Hinton 2016; group normalisation with one
-    group)
+    Then times `scale` plus `shift`, weights with one value per channel each. (Ba, Kiros and Hinton
+    2016; group normalisation with one group)
     """
 
     category: ClassVar[str] = "normalisation"
@@ -258,7 +259,8 @@ class LayerNorm(Op):
 class InstanceNorm(Op):
     """Instance normalisation: each channel of each image to mean 0 and variance 1.
 
-    Then scale and shift per channel. (Ulyanov, Vedaldi and Lempitsky 2016)
+    Then times `scale` plus `shift`, weights with one value per channel each. (Ulyanov, Vedaldi and
+    Lempitsky 2016)
     """
 
     category: ClassVar[str] = "normalisation"

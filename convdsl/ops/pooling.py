@@ -173,10 +173,11 @@ class MaxWinner(Op):
 
         (x,) = inputs
         plane = np.arange(math.prod(x.shape[2:]), dtype=np.float64).reshape(1, 1, *x.shape[2:])
-        first = _windows(self.max, x, -math.inf).argmax(axis=-1)[..., None]
-        positions = np.broadcast_to(
-            _windows(self.max, plane, -1), (*first.shape[:-1], math.prod(self.max.window))
-        )
+        values = _windows(self.max, x, -math.inf)
+        positions = np.broadcast_to(_windows(self.max, plane, -1), values.shape)
+        best = (values == values.max(axis=-1, keepdims=True)) | np.isnan(values)
+        # Of an input of −∞, too, the padding is not the first.
+        first = (best & (positions >= 0)).argmax(axis=-1)[..., None]
         return np.take_along_axis(positions, first, axis=-1)[..., 0].astype(np.int64)
 
     def notation(self) -> str:

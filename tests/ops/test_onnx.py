@@ -212,7 +212,6 @@ def test_losses_are_onnxs(loss, shape):
         assert relative_error(run(model, inputs), expected) < 1e-5
 
 
-def test_the_operators_of_a_model_are_told():
-    graph = sample_network(registry()["shuffle"].samples[0]).graph
-    model, _ = network_model(graph, random_arrays(graph, 1))
-    assert operators(model) == ("Reshape", "Transpose")
+def test_the_operators_of_a_node_are_told():
+    (shuffle,) = sample_network(registry()["shuffle"].samples[0]).graph.nodes
+    assert operators(shuffle) == ("Reshape", "Transpose")

@@ -31,6 +31,8 @@ import convdsl
 from convdsl.compiler import compile, lower
 from convdsl.ops import registry
 from convdsl.ops.activations import Activation
+from convdsl.ops.losses import LOSSES, CrossEntropy, NegativeLogLikelihood
+from convdsl.ops.pooling import MaxWinner
 from convdsl.runtime.interpreter import evaluate
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -562,6 +564,15 @@ def test_the_gradient_of_equals_goes_to_the_first(run, body):
     assert places == set(TIES[body])
 
 
+def test_padding_never_wins():
+    """Not even against an input of −∞, which is what it holds itself."""
+    op = network("max 3 /2 pad=1", (1, 6)).nodes[0].op
+    x = np.full((1, 1, 6), -np.inf)
+    assert MaxWinner(op).evaluate(x).tolist() == [[[0, 1, 3]]]
+    x[..., 4:] = np.nan
+    assert MaxWinner(op).evaluate(x).tolist() == [[[0, 1, 4]]]
+
+
 @pytest.mark.parametrize("body", ["relu", "relu6", "leaky_relu 0.5", "hard_swish"])
 def test_derivatives_at_kinks_are_those_stated(body):
     """`docs/numerics.md`: 0 for relu at 0 and relu6 at 0 and 6, the second branch for the rest."""
@@ -575,3 +586,36 @@ def test_derivatives_at_kinks_are_those_stated(body):
         "hard_swish": [0.5, 1, 5 / 6],
     }[body]
     np.testing.assert_allclose(gradient, upstream * expected, atol=1e-12)
+
+
+# -- losses ----------------------------------------------------------------------------------
+
+LOSS_CASES = [
+    *(cls() for cls in LOSSES.values()),
+    CrossEntropy((0.5, 2.0, 1.0), 0.1),
+    NegativeLogLikelihood((0.5, 2.0, 1.0), 0.1),
+]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4, 5)], ids=["vector", "2D"])
+@pytest.mark.parametrize("loss", LOSS_CASES, ids=repr)
+def test_gradients_of_losses_are_central_differences(loss, shape):
+    """In float64, along random directions; no element is nearer to a kink than the step."""
+    graph = lower(network("dropout 0", shape), loss)
+    random = np.random.default_rng(6)
+    x = random.standard_normal((4, *shape))
+    if isinstance(loss, CrossEntropy | NegativeLogLikelihood):
+        target = random.integers(0, 3, (4, *shape[1:]))
+    else:
+        target = random.choice([0.0, 1.0] if "binary" in loss.kind else [-1.0, 1.0], x.shape)
+    names = [v.name for v in graph.variables]
+
+    def found(x):
+        return evaluate(graph, dict(zip(names, (x, target), strict=True)))
+
+    gradient, step = found(x)[f"gradient of {names[0]}"], 1e-6
+    for _ in range(4):
+        direction = random.standard_normal(x.shape)
+        up, down = (found(x + sign * step * direction)["loss"] for sign in (1, -1))
+        expected = float(up - down) / (2 * step)
+        assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-6, abs=1e-8)

@@ -1,5 +1,6 @@
 """Forward and backward passes of every bundled network, at reduced sizes, against torch."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,6 @@ from helpers import relative_error, torch_op
 from convdsl import compiler
 from convdsl.network import Network, locate, read
 from convdsl.runtime.interpreter import evaluate
-from convdsl.runtime.parameters import initial
 
 # The input each is run on. The last maps keep more than one element where they are normalised.
 SIZES = {
@@ -28,7 +28,7 @@ SIZES = {
     "VGG16_1x1": (3, 32, 32),
     "VGG16": (3, 32, 32),
     "VGG19": (3, 32, 32),
-    "ZFNet": (3, 48, 48),
+    "ZFNet": (3, 64, 64),
     "NiN": (3, 16, 12),
     "NiN_ImageNet": (3, 67, 67),
     "GoogLeNet_NoAux": (3, 64, 48),
@@ -71,7 +71,7 @@ CLASSES = 5
 BATCH = 2
 
 # In the others there are only more of the same layers.
-QUICK = [
+QUICK = {
     "LeNet5_ScaledTanh",
     "AlexNetGrouped",
     "TinyVGG",
@@ -92,10 +92,10 @@ QUICK = [
     "UNet",
     "M5",
     "C3D",
-]
+}
 
 
-def quick_or_slow(names, quick):
+def slow_but(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
@@ -127,15 +127,23 @@ def in_torch(graph, x, weights, training):
 
 
 def drawn(graph, seed=0):
-    """First values for all variables, batch statistics unlike those of training."""
-    arrays = {v.name: initial(v, seed, BATCH) for v in graph.variables if v.role != "input"}
+    """Values for all variables: weights that keep the scale of what flows, statistics unlike those
+    of a batch."""
     random = np.random.default_rng(seed)
-    for v in graph.buffers:
-        arrays[v.name] = random.uniform(0.5, 1.5, v.type.shape).astype(np.float32)
-    for v in graph.inputs:
-        arrays[v.name] = random.standard_normal(v.type.with_batch(BATCH), np.float32)
-    for v in graph.role("target"):
-        arrays[v.name] = random.integers(0, CLASSES, v.type.with_batch(BATCH))
+    arrays = {}
+    for v in graph.variables:
+        shape = v.type.with_batch(BATCH)
+        if v.role == "input":
+            arrays[v.name] = random.standard_normal(shape, np.float32)
+        elif v.role == "target":
+            arrays[v.name] = random.integers(0, CLASSES, shape)
+        elif v.role == "buffer":
+            arrays[v.name] = random.uniform(0.5, 1.5, shape).astype(np.float32)
+        elif v.name.endswith(".scale"):
+            arrays[v.name] = random.uniform(0.8, 1.2, shape).astype(np.float32)
+        else:
+            scale = math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0.1
+            arrays[v.name] = random.standard_normal(shape, np.float32) * np.float32(scale)
     return arrays
 
 
@@ -143,7 +151,7 @@ def doubles(arrays):
     return {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
 
 
-@pytest.mark.parametrize("name", quick_or_slow(SIZES, QUICK))
+@pytest.mark.parametrize("name", slow_but(SIZES, QUICK - {"C3D", "DenseNet121", "UNet"}))
 def test_gradients_are_torchs(name):
     """In the interpreter, in float64, in training."""
     graph = without_dropout(reduced(name, SIZES[name]))
@@ -159,14 +167,16 @@ def test_gradients_are_torchs(name):
     loss.backward()
     assert abs(found["loss"] - loss.item()) < 1e-9
     largest = max(tensors[v.name].grad.abs().max() for v in graph.parameters).item()
+    assert largest > 0
     for variable in (*graph.parameters, *graph.inputs):
         expected = tensors[variable.name].grad.numpy()
         difference = np.abs(found[f"gradient of {variable.name}"] - expected).max()
-        # A gradient that is zero but for rounding has no scale of its own.
-        assert difference < 1e-7 * max(np.abs(expected).max(), 1e-6 * largest), variable.name
+        # Counts are float32 in the graph. A gradient that is zero, such as a bias's before batch
+        # normalisation, has no scale of its own.
+        assert difference < 1e-7 * max(np.abs(expected).max(), 0.1 * largest), variable.name
 
 
-@pytest.mark.parametrize("name", quick_or_slow(SIZES | WITH_SEVERAL_OUTPUTS, QUICK))
+@pytest.mark.parametrize("name", slow_but(SIZES | WITH_SEVERAL_OUTPUTS, QUICK))
 def test_compiled_forward_is_torchs(name):
     graph = reduced(name, (SIZES | WITH_SEVERAL_OUTPUTS)[name])
     program = compiler.compile(graph, batch=BATCH)
