@@ -83,8 +83,8 @@ class Network:
 
         With ``train`` it has `value_and_grad` for the ``loss``, and `step` where an ``optimizer``
         is given (`convdsl.SGD`, `convdsl.Adam`); with ``recompute`` cheap values are computed twice
-        instead of kept, for less memory. Raises CompileError E5xx where the target is not to be had or the
-        loss does not fit.
+        instead of kept, for less memory. Raises CompileError E5xx where the target is not to be had
+        or the loss does not fit.
         """
         from convdsl import compiler
 

@@ -428,6 +428,13 @@ def loss_model(loss, prediction, target):
     return model.finish(loss.kind, inputs, y, ()), inputs
 
 
+def loss_operators(loss):
+    """The ONNX operators that a loss becomes, in order."""
+    model = Model()
+    LOSS_TRANSLATIONS[loss.kind](model, loss, "prediction", "target")
+    return tuple(made.op_type for made in model.nodes)
+
+
 def by_class(operator):
     def translate(model, loss, x, target):
         weights = [model.constant(np.array(loss.class_weights, np.float32))]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lark import Token
 
 RESERVED = frozenset(
-    "net block for in if else yield expect default import input output and or not".split()
+    ["net", "block", "for", "in", "if", "else", "yield", "expect", "default", "import", "input", "output", "and", "or", "not"]
 )
 
 DEEPEST = 100

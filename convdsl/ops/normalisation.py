@@ -135,16 +135,72 @@ def _normalise(
     return compute(b, y, [x, factor, offset], x.type, name=node.name)
 
 
-@op("group_norm")
 @dataclass(frozen=True)
-class GroupNorm(Op):
-    """Group normalisation: each image's channels in groups, each group to mean 0 and variance 1.
-
-    Then times `scale` plus `shift`, weights with one value per channel each. The variance is the
-    biased one. (Wu and He 2018)
-    """
+class _Grouped(Op):
+    """Each image's channels in groups, each group to mean 0 and (biased) variance 1."""
 
     category: ClassVar[str] = "normalisation"
+
+    eps: float = attribute(
+        Real(low=0, open_low=True), "what is added to the variance", default=1e-5
+    )
+    affine: bool = attribute(Flag(), "whether scale and shift are learned", default=True)
+
+    def count(self, x: TensorType) -> int:
+        """The number of groups."""
+        raise NotImplementedError
+
+    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
+        return _affine(x[0].channels) if self.affine else ()
+
+    def result(self, *x: TensorType) -> TensorType:
+        if x[0].channels % self.count(x[0]):
+            raise Problem(
+                "E204",
+                f"{x[0].channels} channels do not divide into {self.count(x[0])} groups",
+                attribute="groups",
+            )
+        return x[0]
+
+    def flops(self, *x: TensorType) -> int:
+        # Mean (1), variance (3), normalisation (2), scale and shift (2), per element.
+        return (8 if self.affine else 6) * x[0].size
+
+    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
+        x, *affine = node.inputs
+        groups = self.count(x.type)
+        split, rows = TensorType((groups, x.type.size // groups)), TensorType((groups,))
+        flat = b.add(Reshape(split), x)
+        mean = compute(b, operand(0), [flat], split, rows, mean=True)
+        apart = operand(0) - operand(1)
+        variance = compute(b, apart * apart, [flat, mean], split, rows, mean=True)
+        y = apart / sqrt(operand(2) + self.eps)
+        normal = b.add(Reshape(x.type), compute(b, y, [flat, mean, variance], split))
+        if not affine:
+            return (normal,)
+        scaled = operand(0) * operand(1) + operand(2)
+        return (compute(b, scaled, [normal, *affine], x.type, name=node.name),)
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        x = inputs[0]
+        flat = x.reshape(x.shape[0], self.count(TensorType(x.shape[1:])), -1)
+        y = (flat - flat.mean(2, keepdims=True)) / np.sqrt(flat.var(2, keepdims=True) + self.eps)
+        y = y.reshape(x.shape)
+        if self.affine:
+            y = y * _per_channel(inputs[1], x.ndim - 2) + _per_channel(inputs[2], x.ndim - 2)
+        return np.asarray(y, x.dtype)
+
+
+@op("group_norm")
+@dataclass(frozen=True)
+class GroupNorm(_Grouped):
+    """Group normalisation: each image's channels in groups, each group to mean 0 and variance 1.
+
+    Then scale and shift per channel. The variance is the biased one. (Wu and He 2018)
+    """
+
     samples: ClassVar[Sequence[Sample]] = (
         Sample("group_norm 2", "4@3x5"),
         Sample("group_norm 3 eps=0.001", "6@7"),
@@ -156,114 +212,38 @@ class GroupNorm(Op):
     )
 
     groups: int = attribute(Count(), "the number of groups", notation="value")
-    eps: float = attribute(
-        Real(low=0, open_low=True), "what is added to the variance", default=1e-5
-    )
-    affine: bool = attribute(Flag(), "whether scale and shift are learned", default=True)
 
-    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        return _affine(x[0].channels) if self.affine else ()
-
-    def result(self, *x: TensorType) -> TensorType:
-        if x[0].channels % self.groups:
-            raise Problem(
-                "E204",
-                f"{x[0].channels} channels do not divide into {self.groups} groups",
-                attribute="groups",
-            )
-        return x[0]
-
-    def flops(self, *x: TensorType) -> int:
-        # Mean (1), variance (3), normalisation (2), scale and shift (2), per element.
-        return (8 if self.affine else 6) * x[0].size
-
-    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
-        x, *affine = node.inputs
-        return (_grouped(b, node, x, affine, self.groups, self.eps),)
-
-    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
-        return _grouped_reference(inputs, self.groups, self.eps, self.affine)
-
-
-def _grouped(
-    b: Builder, node: Node, x: Value, affine: Sequence[Value], groups: int, eps: float
-) -> Value:
-    split = TensorType((groups, x.type.size // groups))
-    rows = TensorType((groups,))
-    flat = b.add(Reshape(split), x)
-    mean = compute(b, operand(0), [flat], split, rows, mean=True)
-    apart = operand(0) - operand(1)
-    variance = compute(b, apart * apart, [flat, mean], split, rows, mean=True)
-    y = apart / sqrt(operand(2) + eps)
-    normal = b.add(Reshape(x.type), compute(b, y, [flat, mean, variance], split))
-    if not affine:
-        return normal
-    scaled = operand(0) * operand(1) + operand(2)
-    return compute(b, scaled, [normal, *affine], x.type, name=node.name)
-
-
-def _grouped_reference(
-    inputs: Sequence[np.ndarray], groups: int, eps: float, affine: bool
-) -> np.ndarray:
-    import numpy as np
-
-    x = inputs[0]
-    flat = x.reshape(x.shape[0], groups, -1)
-    y = (flat - flat.mean(2, keepdims=True)) / np.sqrt(flat.var(2, keepdims=True) + eps)
-    y = y.reshape(x.shape)
-    if affine:
-        y = y * _per_channel(inputs[1], x.ndim - 2) + _per_channel(inputs[2], x.ndim - 2)
-    return np.asarray(y, x.dtype)
+    def count(self, x: TensorType) -> int:
+        return self.groups
 
 
 @op("layer_norm")
 @dataclass(frozen=True)
-class LayerNorm(Op):
+class LayerNorm(_Grouped):
     """Layer normalisation: each image's whole map to mean 0 and variance 1.
 
-    Then times `scale` plus `shift`, weights with one value per channel each. (Ba, Kiros and Hinton
-    2016; group normalisation with one group)
+    Then scale and shift per channel. (Ba, Kiros and Hinton 2016; group normalisation with one
+    group)
     """
 
-    category: ClassVar[str] = "normalisation"
     samples: ClassVar[Sequence[Sample]] = (
         Sample("layer_norm", "4@3x5"),
         Sample("layer_norm eps=0.001 affine=off", "6"),
     )
     mistakes: ClassVar[Sequence[Mistake]] = (Mistake("layer_norm 3", "4@3x5", "E106"),)
 
-    eps: float = attribute(
-        Real(low=0, open_low=True), "what is added to the variance", default=1e-5
-    )
-    affine: bool = attribute(Flag(), "whether scale and shift are learned", default=True)
-
-    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        return _affine(x[0].channels) if self.affine else ()
-
-    def result(self, *x: TensorType) -> TensorType:
-        return x[0]
-
-    def flops(self, *x: TensorType) -> int:
-        return (8 if self.affine else 6) * x[0].size
-
-    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
-        x, *affine = node.inputs
-        return (_grouped(b, node, x, affine, 1, self.eps),)
-
-    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
-        return _grouped_reference(inputs, 1, self.eps, self.affine)
+    def count(self, x: TensorType) -> int:
+        return 1
 
 
 @op("instance_norm")
 @dataclass(frozen=True)
-class InstanceNorm(Op):
+class InstanceNorm(_Grouped):
     """Instance normalisation: each channel of each image to mean 0 and variance 1.
 
-    Then times `scale` plus `shift`, weights with one value per channel each. (Ulyanov, Vedaldi and
-    Lempitsky 2016)
+    Then scale and shift per channel. (Ulyanov, Vedaldi and Lempitsky 2016)
     """
 
-    category: ClassVar[str] = "normalisation"
     spatial: ClassVar[bool] = True
     samples: ClassVar[Sequence[Sample]] = (
         Sample("instance_norm", "4@3x5"),
@@ -274,26 +254,8 @@ class InstanceNorm(Op):
         Mistake("instance_norm", "7", "E203"),
     )
 
-    eps: float = attribute(
-        Real(low=0, open_low=True), "what is added to the variance", default=1e-5
-    )
-    affine: bool = attribute(Flag(), "whether scale and shift are learned", default=True)
-
-    def weights(self, *x: TensorType) -> tuple[Weight, ...]:
-        return _affine(x[0].channels) if self.affine else ()
-
-    def result(self, *x: TensorType) -> TensorType:
-        return x[0]
-
-    def flops(self, *x: TensorType) -> int:
-        return (8 if self.affine else 6) * x[0].size
-
-    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
-        x, *affine = node.inputs
-        return (_grouped(b, node, x, affine, x.type.channels, self.eps),)
-
-    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
-        return _grouped_reference(inputs, inputs[0].shape[1], self.eps, self.affine)
+    def count(self, x: TensorType) -> int:
+        return x.channels
 
 
 @op("lrn")

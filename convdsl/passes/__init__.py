@@ -6,12 +6,12 @@ from convdsl.passes.gradient import add_gradients, add_loss
 from convdsl.passes.recompute import recompute
 from convdsl.passes.simplify import simplify
 from convdsl.passes.specialise import specialise
-from convdsl.passes.update import Adam, Optimizer, SGD, add_updates
+from convdsl.passes.update import SGD, Adam, Optimizer, add_updates
 
 __all__ = [
+    "SGD",
     "Adam",
     "Optimizer",
-    "SGD",
     "add_gradients",
     "add_loss",
     "add_updates",

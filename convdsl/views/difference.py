@@ -59,8 +59,8 @@ class Difference:
             Column(text, right=True) for text in (self.before.network, self.after.network, "change")
         ]
         rows = [(name, f"{a:,}", f"{b:,}", _ratio(a, b)) for name, a, b in self.totals]
-        fields = [extents(s.receptive_field) for s in (self.before, self.after)]
-        rows.append(("receptive field", *fields, "" if fields[0] == fields[1] else "differs"))
+        seen, sees = (extents(s.receptive_field) for s in (self.before, self.after))
+        rows.append(("receptive field", seen, sees, "" if seen == sees else "differs"))
         return "\n".join([*lines, "", text_table(columns, rows)])
 
     def as_json(self) -> dict[str, object]:
@@ -91,8 +91,8 @@ def difference(before: Summary, after: Summary) -> Difference:
     Layers are held against each other in order: by what they are and make where the names differ
     too much to be of use, as between members of a family.
     """
-    keys = [[_key(layer) for layer in summary.layers] for summary in (before, after)]
-    matcher = SequenceMatcher(None, *keys, autojunk=False)
+    old, new = ([_key(layer) for layer in summary.layers] for summary in (before, after))
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
     changes: list[Change] = []
     unchanged = 0
     for tag, i, j, k, m in matcher.get_opcodes():
