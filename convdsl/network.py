@@ -190,8 +190,11 @@ def bundled() -> dict[str, tuple[Path, str]]:
 
     found = {}
     for path in sorted(resources.networks_directory().glob("*.cnn")):
-        for name in re.findall(r"^net[ \t]+(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found[_folded(name)] = (path, name)
+        text = path.read_text(encoding="utf-8")
+        for name, parameters in re.findall(r"^net[ \t]+(\w+)[ \t]*(?:\(([^)]*)\))?", text, re.M):
+            # A net with a parameter that has no value is a family, not a network.
+            if all("=" in parameter for parameter in parameters.split(",") if parameter.strip()):
+                found[_folded(name)] = (path, name)
     return found
 
 

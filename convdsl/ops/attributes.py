@@ -101,6 +101,8 @@ def describe(value: Any) -> str:
             return f"[{', '.join(describe(v).strip('`') for v in value)}]"
         case int() | float():
             return f"`{value}`"
+        case None:
+            return "nothing"
     return f"a {type(value).__name__.lower()}"
 
 

@@ -198,7 +198,8 @@ class _Grouped(Op):
 class GroupNorm(_Grouped):
     """Group normalisation: each image's channels in groups, each group to mean 0 and variance 1.
 
-    Then scale and shift per channel. The variance is the biased one. (Wu and He 2018)
+    Then times `scale` plus `shift`, weights with one value per channel each. The variance is the
+    biased one. (Wu and He 2018)
     """
 
     samples: ClassVar[Sequence[Sample]] = (
@@ -222,8 +223,8 @@ class GroupNorm(_Grouped):
 class LayerNorm(_Grouped):
     """Layer normalisation: each image's whole map to mean 0 and variance 1.
 
-    Then scale and shift per channel. (Ba, Kiros and Hinton 2016; group normalisation with one
-    group)
+    Then times `scale` plus `shift`, weights with one value per channel each. (Ba, Kiros and Hinton
+    2016; group normalisation with one group)
     """
 
     samples: ClassVar[Sequence[Sample]] = (
@@ -241,7 +242,8 @@ class LayerNorm(_Grouped):
 class InstanceNorm(_Grouped):
     """Instance normalisation: each channel of each image to mean 0 and variance 1.
 
-    Then scale and shift per channel. (Ulyanov, Vedaldi and Lempitsky 2016)
+    Then times `scale` plus `shift`, weights with one value per channel each. (Ulyanov, Vedaldi and
+    Lempitsky 2016)
     """
 
     spatial: ClassVar[bool] = True

@@ -15,6 +15,8 @@ from convdsl.runtime import cache as files
 
 Array = np.ndarray
 
+OLDEST = 75
+"""The first compute capability, times ten, that CUDA 13 compiles for."""
 THREADS = 128
 """Threads of a block of the plain kernels."""
 
@@ -116,6 +118,8 @@ def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
     if not arch.removeprefix("sm_").isdigit():
         raise problem("E511", f"`{arch}` is not an architecture", "for example sm_80 or sm_90")
     number = int(arch.removeprefix("sm_"))
+    if number < OLDEST:
+        raise problem("E511", f"`{arch}` is too old", f"sm_{OLDEST} is the oldest architecture")
     try:
         from numba import cuda, types
 

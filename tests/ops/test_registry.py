@@ -95,6 +95,28 @@ def test_gradients_are_central_differences(op, sample):
     assert weights.name in arrays
 
 
+@pytest.mark.parametrize(("op", "sample"), SAMPLES, ids=name)
+def test_gradients_are_torchs(op, sample):
+    """By every input and parameter, of a random projection of the result, in float64."""
+    graph = sample_network(sample).graph
+    extended, weights = projected(passes.specialise(graph, training=False))
+    by = (*graph.parameters, *graph.inputs)
+    ready = passes.expand(extended, keep_differentiable=True)
+    with_gradients = passes.simplify(passes.expand(passes.add_gradients(ready, by)))
+    arrays = random_arrays(with_gradients, 2, seed=1, dtype=np.float64)
+    positive_buffers(graph, arrays)
+    found = evaluate(with_gradients, arrays)
+    tensors = {n: torch.from_numpy(a) for n, a in arrays.items()}
+    for variable in by:
+        tensors[variable.name].requires_grad_()
+    result = torch_forward(graph, tensors[graph.inputs[0].name], tensors)
+    (result * tensors[weights.name]).sum().backward()
+    for variable in by:
+        expected = tensors[variable.name].grad.numpy()
+        # torch keeps the sixth of hard sigmoid in float32 even here.
+        assert relative_error(found[f"gradient of {variable.name}"], expected) < 1e-7
+
+
 def projected(graph):
     """The graph with the sum of its output times a random tensor as its only output."""
     from convdsl.graph import Builder, TensorType
