@@ -17,9 +17,11 @@ def op_list() -> str:
 def op_page(op: type[Op]) -> str:
     """The maths, the attributes and the samples of an op."""
     parts = [f"{op.kind} ({op.category})", op.documentation()]
+    declared = attributes(op)
+    banked = any(a.notation == "filters" for a in declared.values())
     rows = [
-        (name, _notation(name, a), a.kind.words, _default(a), a.doc)
-        for name, a in attributes(op).items()
+        (name, _notation(name, a, banked), a.kind.words, _default(a), a.doc)
+        for name, a in declared.items()
     ]
     if rows:
         headings = ("attribute", "written", "takes", "default", "is")
@@ -35,9 +37,10 @@ def _first_sentence(op: type[Op]) -> str:
     return first.split(". ")[0].rstrip(".")
 
 
-def _notation(name: str, attribute: Attribute) -> str:
-    """Where the language writes an attribute."""
-    places = {"filters": "C@", "window": "@HxW", "stride": "/S", "value": "value"}
+def _notation(name: str, attribute: Attribute, banked: bool) -> str:
+    """Where the language writes an attribute; ``banked`` for ops written ``C@HxW``."""
+    window = "@HxW" if banked else "HxW"
+    places = {"filters": "C@", "window": window, "stride": "/S", "value": "value"}
     own = f"{name}="
     if attribute.notation is None:
         return own
