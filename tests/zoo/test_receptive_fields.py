@@ -50,6 +50,7 @@ MEASURED = [
     ("M11", 7052, 0, ()),
     ("C3D", 76, 0, (32, 32)),
     ("C3D", 150, 2, (16, 32)),
+    ("UNet", 204, 0, (188,)),
 ]
 
 ACTIVATIONS = {"relu", "relu6", "sigmoid", "tanh", "lrn", "dropout"}
@@ -73,23 +74,25 @@ def test_fields_are_the_published_ones(name):
 
 @pytest.mark.parametrize(("name", "size", "axis", "others"), MEASURED)
 def test_fields_are_the_support_of_the_gradient(name, size, axis, others):
-    """Of an element in the middle, on a long strip, with everything made linear and positive."""
+    """Of elements in the middle, on a long strip, with everything made linear and positive."""
     declared = load(name).graph
-    channels, step = declared.inputs[0].type.channels, last_window(declared)[1].stride[axis]
+    channels, step = declared.inputs[0].type.channels, last_window(declared)[1].axes[axis].advance
     sizes = [*others[:axis], size + 3 * step, *others[axis:]]
     path, found = locate(name)
     graph = Network(read(path), found, input_sizes=[(channels, *sizes)]).graph
     value, field = last_window(graph)
+    reach = field.axes[axis]
     assert field.exact
+    assert reach.size == size
     x = torch.ones(1, channels, *sizes, dtype=torch.float64, requires_grad=True)
     y = linear(graph.replace(outputs=(("measured", value),)).live(), x)
-    middle = [n // 2 for n in y.shape[2:]]
-    y[(0, 0, *middle)].backward()
-    across = [a for a in range(x.ndim - 1) if a != axis + 1]
-    seen = x.grad[0].sum(across).nonzero().flatten().tolist()
-    start = field.start[axis] + middle[axis] * step
-    assert field.size[axis] == size
-    assert seen == list(range(start, start + size))
+    for element in {0, reach.period // 2}:
+        place = [n // 2 for n in y.shape[2:]]
+        place[axis] += element
+        (gradient,) = torch.autograd.grad(y[(0, ..., *place)].sum(), x, retain_graph=True)
+        across = [a for a in range(x.ndim - 1) if a != axis + 1]
+        seen = gradient[0].sum(across).nonzero().flatten().tolist()
+        assert seen == list(range(reach.start(place[axis]), reach.end(place[axis])))
 
 
 def linear(graph, x):
