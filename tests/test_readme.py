@@ -13,7 +13,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(kind):
-    found = re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """The fenced blocks of a kind, whose fences come in pairs."""
+    pieces = re.split(r"^```(\w*)\n", README, flags=re.MULTILINE)
+    found = [text for mark, text in zip(pieces[1::4], pieces[2::4], strict=True) if mark == kind]
     assert found
     return found
 
