@@ -253,7 +253,7 @@ class Bodies(Flows):
         for step, target in applied:
             if isinstance(target, BlockValue):
                 return step
-            if isinstance(target, type) and target.weights is not Op.weights:
+            if isinstance(target, type) and _owns_weights(target):
                 return step
         found = [s for s, target in applied if target is not None]
         return found[0] if found else None
@@ -394,3 +394,7 @@ def _is_typo(word: Unbound, parameter: syntax.Parameter) -> bool:
     if parameter.type is not None:
         return parameter.type.name != "word"
     return bool(nearest(word.name, word.known(), 1)) and len(word.name) > 1
+
+
+def _owns_weights(op: type[Op]) -> bool:
+    return op.weights is not Op.weights

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from lark import Token
 
 RESERVED = frozenset(
-    ["net", "block", "for", "in", "if", "else", "yield", "expect", "default", "import", "input", "output", "and", "or", "not"]
+    (
+        *("net", "block", "for", "in", "if", "else", "yield", "expect", "default", "import"),
+        *("input", "output", "and", "or", "not"),
+    )
 )
 
 DEEPEST = 100
@@ -54,7 +57,7 @@ class Layout:
             elif kind == "RBRACE":
                 braces -= 1
             elif kind == "_SEP":
-                if depth > 0 and token[0] == "\n":
+                if depth > 0 and not token.partition("\n")[0].strip():
                     continue
             elif kind == "NAME" and token in RESERVED:
                 token.type = token.upper()

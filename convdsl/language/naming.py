@@ -1,9 +1,9 @@
 """How nodes, and with them parameters, get their names; the rule is in `docs/language.md`.
 
-A label names the first step of its chain that is a block or an op with weights (the first step that
-is applied, where none is), and the other steps below it: `C1`, `C1.tanh1`. Everything else is
-numbered per kind in its scope, a network or an instance of a block: `conv1`, `basic2.conv1`. A label
-in a loop is numbered, too: `stage1`, `stage2`.
+A label names the first step of its chain that is a block or an op with weights (the first step
+that is applied, where none is), and the other steps below it: `C1`, `C1.tanh1`. Everything else is
+numbered per kind in its scope, a network or an instance of a block: `conv1`, `basic2.conv1`. A
+label in a loop is numbered, too: `stage1`, `stage2`.
 """
 
 from __future__ import annotations

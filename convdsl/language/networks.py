@@ -54,8 +54,9 @@ def _base(net: NetValue) -> NetValue:
     found = net.home.get(name.text)
     if isinstance(found, NetValue):
         return found
+    help: tuple[str, ...] = ()
     if isinstance(found, BlockValue):
-        message, help = f"`{name.text}` is a block, and a network is made from a network", ()
+        message = f"`{name.text}` is a block, and a network is made from a network"
     else:
         nets = [n for n, v in net.home.items() if isinstance(v, NetValue)]
         message, help = f"there is no network called `{name.text}`", did_you_mean(name.text, nets)

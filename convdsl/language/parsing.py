@@ -52,7 +52,7 @@ def grammar() -> tuple[Lark, Reader]:
         parser="lalr",
         lexer="contextual",
         postlex=Layout(),
-        transformer=reader,  # type: ignore[arg-type]
+        transformer=reader,
         maybe_placeholders=False,
         cache=_cache_file() or False,
     )

@@ -1,4 +1,4 @@
-"""Prints expressions, flows and the heads of statements in the canonical layout, on one line each."""
+"""Prints expressions, flows and heads of statements in the canonical layout, each on one line."""
 
 from __future__ import annotations
 

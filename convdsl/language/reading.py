@@ -28,8 +28,8 @@ def number(text: str) -> int | float:
         return int(digits) if digits.isdigit() else float(digits)
     whole, _, fraction = digits.partition(".")
     if not (whole + fraction).isdigit() or len(fraction) > shift:
-        return float(digits) * 10**shift
-    return int(whole + fraction) * 10 ** (shift - len(fraction))
+        return float(digits) * float(10**shift)
+    return int(whole + fraction) * int(10 ** (shift - len(fraction)))
 
 
 def _comments(source: Source) -> tuple[syntax.Comment, ...]:
@@ -80,8 +80,9 @@ class Reader:
     # -- helpers -----------------------------------------------------------------------------
     def _span(self, parts: Sequence[Any]) -> Span:
         first, last = parts[0], parts[-1]
-        start = first.start_pos if isinstance(first, str) else first.span.start
-        end = last.end_pos if isinstance(last, str) else last.span.end
+        # Lark's tokens are strings that know where they stood.
+        start = first.span.start if isinstance(first, syntax.Node) else first.start_pos
+        end = last.span.end if isinstance(last, syntax.Node) else last.end_pos
         return Span(self.source, start, end)
 
     def _named(self, token: Any) -> syntax.Name:
@@ -251,11 +252,12 @@ class Reader:
     def _predicate(self, parts: list[Any]) -> syntax.Predicate:
         pattern, body = parts
         items = pattern.items if isinstance(pattern, syntax.Tuple) else pattern.steps
+        names = tuple(item for item in items if isinstance(item, syntax.Name))
         for item in items:
             if not isinstance(item, syntax.Name):
                 message = "before `=>` stand names, as in `(source, destination)`"
                 self._complain("E002", message, item.span)
-        return syntax.Predicate(self._span(parts), items, body)
+        return syntax.Predicate(self._span(parts), names, body)
 
     def _conditional(self, parts: list[Any]) -> syntax.Conditional:
         return syntax.Conditional(self._span(parts), *parts)

@@ -76,9 +76,7 @@ def load(directory: str | Path, threads: int | None = None) -> Any:
             f"{directory} is not a compiled network",
             "`convdsl compile NETWORK -o DIR` writes one",
         )
-    # By content, for Numba's cache holds this name: the same in every process and after a move.
-    kernels = (folder / "kernels.py").read_bytes() if (folder / "kernels.py").exists() else b""
-    name = f"convdsl_package_{hashlib.sha256(kernels).hexdigest()[:16]}"
+    name = f"convdsl_loaded_{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
     specification = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

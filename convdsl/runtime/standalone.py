@@ -7,11 +7,14 @@ which memory), `kernels.py` (the code), `native.py` (what the code is written wi
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -42,7 +45,7 @@ class Program:
             "arena": _aligned(self.plan["arena_bytes"]),
             "constant": _aligned(self.plan["constant_bytes"]),
         }
-        self._compile()
+        self._compile(folder)
         self._prepare = self._table(self.plan["prepare"])
         self._steps = self._table(self.plan["steps"])
         for table in self.plan["tables"]:
@@ -51,9 +54,8 @@ class Program:
             self._view(port)[:] = table["values"]
         self._stale = True
 
-    def _compile(self) -> None:
-        kernels = importlib.import_module(".kernels", __package__)
-        native = importlib.import_module(".native", __package__)
+    def _compile(self, folder: Path) -> None:
+        kernels, native = _modules(folder)
         self._addresses = {
             name: numba.cfunc(
                 native.SIGNATURE, cache=True, error_model="numpy", fastmath=set(options)
@@ -141,6 +143,22 @@ class Program:
 def load(directory: str | Path | None = None, threads: int | None = None) -> Program:
     """The program of this folder."""
     return Program(directory, threads)
+
+
+def _modules(folder: Path) -> tuple[ModuleType, ModuleType]:
+    """`kernels.py` and `native.py`, under a name that depends on their text alone.
+
+    Numba's cache beside them holds that name, so it must be the same however this folder is called
+    and imported.
+    """
+    texts = b"".join((folder / name).read_bytes() for name in ("kernels.py", "native.py"))
+    name = f"convdsl_package_{hashlib.sha256(texts).hexdigest()[:16]}"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder.resolve())]
+        sys.modules[name] = package
+    kernels = importlib.import_module(f"{name}.kernels")
+    return kernels, importlib.import_module(f"{name}.native")
 
 
 def _aligned(bytes: int) -> Array:

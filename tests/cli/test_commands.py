@@ -322,3 +322,13 @@ def test_commands_import_what_they_need_alone(line, without):
         [sys.executable, "-c", code], input="net A {\n}\n", capture_output=True, text=True
     )
     assert ran.stdout.splitlines()[-1] == "[]", ran.stderr
+
+
+def test_blanks_at_the_ends_of_lines_mean_nothing(convdsl, tmp_path):
+    path = tmp_path / "blanks.cnn"
+    path.write_text(
+        "cnn 1 \nnet A { \n  input 1@8x8\t\n  conv 4@3x3 -> \n    relu \n    -> relu \n"
+        "  dense (3 + \n  1) \n} \n"
+    )
+    ran = convdsl("check", path)
+    assert (ran.status, ran.out) == (0, f"{path}:A: ok, 620 parameters, nothing expected\n")

@@ -1,10 +1,14 @@
 """`run` and `compile`, through the compiler, on a tiny network and on the bundled one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from convdsl import load
+from convdsl.runtime.package import write
 
 
 @pytest.fixture
@@ -137,3 +141,26 @@ def test_a_network_of_maps_shows_their_spread(convdsl, tmp_path):
     assert ran.status == 0
     assert "1x2x6x6" in ran.out
     assert "C1.weight" in convdsl("run", path, "--backward").out
+
+
+def test_a_package_is_the_same_by_any_name(convdsl, tiny, tmp_path):
+    """Run, moved and imported: Numba's cache moves along. Others with its kernels are others."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, package in ((1, first), (2, second)):
+        write(load(tiny).compile(seed=seed), package)
+    x = np.ones((1, 1, 8, 8), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    line = ["--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"]
+    results = []
+    for package in (first, second):
+        assert convdsl("run", package, *line).status == 0
+        results.append(np.load(tmp_path / "y.npy"))
+    assert (results[0] != results[1]).any()
+    moved = first.rename(tmp_path / "moved")
+    code = (
+        "import numpy as np, moved; y = moved.load()(np.ones((1, 1, 8, 8), np.float32));"
+        "np.save('z.npy', y)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (np.load(tmp_path / "z.npy") == results[0]).all()
+    assert moved.is_dir()

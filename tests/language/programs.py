@@ -17,12 +17,16 @@ class Writer:
 
     def __init__(self, seed):
         self.random = random.Random(seed)
-        self.depth = 0
+        self.fuel = 60
+        """How much more may be written before everything is kept short."""
 
     def pick(self, *choices):
-        return self.random.choice(choices)
+        """One of the choices; what is a function is called."""
+        chosen = self.random.choice(choices)
+        return chosen(self) if callable(chosen) else chosen
 
     def some(self, what, least, most, between=", "):
+        most = most if self.fuel > 0 else least
         return between.join(what() for _ in range(self.random.randint(least, most)))
 
     def name(self):
@@ -36,19 +40,16 @@ class Writer:
 
     # -- expressions -------------------------------------------------------------------------
     def atom(self):
-        return self.pick(self.name(), self.number(), "in", '"a b"', "3x3")
+        return self.pick(Writer.name, Writer.number, "in", '"a b"', "3x3")
 
     def operand(self):
-        return self.pick(self.name(), self.number(), f"({self.expression()})")
+        return self.pick(Writer.name, Writer.number, lambda s: f"({s.expression()})")
 
     def expression(self):
-        if self.depth > 3 or self.random.random() < 0.4:
+        self.fuel -= 1
+        if self.fuel < 0 or self.random.random() < 0.4:
             return self.atom()
-        self.depth += 1
-        kind = self.pick(*self.KINDS)
-        text = kind(self)
-        self.depth -= 1
-        return text
+        return self.pick(*self.KINDS)
 
     def binary(self):
         sign = self.pick("+", "-", "*", "//", "%", "**", "==", "<", " and ", " or ")
@@ -74,18 +75,22 @@ class Writer:
 
     # -- flows -------------------------------------------------------------------------------
     def window(self):
-        return self.pick("3x3", "1x5x2", self.operand(), f"({self.atom()})x({self.atom()})")
+        computed = lambda s: f"({s.atom()})x({s.atom()})"  # noqa: E731
+        return self.pick("3x3", "1x5x2", Writer.operand, computed)
+
+    ARGUMENTS = (
+        lambda s: f"{s.operand()}@{s.window()}",
+        lambda s: f"/{s.window()}",
+        lambda s: f"{s.name()}={s.space()}{s.operand()}",
+        operand,
+        "-0.5",
+        lambda s: f"{s.operand()}..{s.operand()}",
+        "connect=(s, d) => s == d",
+    )
 
     def argument(self):
-        return self.pick(
-            f"{self.operand()}@{self.window()}",
-            f"/{self.window()}",
-            f"{self.name()}={self.space()}{self.operand()}",
-            self.operand(),
-            "-0.5",
-            f"{self.operand()}..{self.operand()}",
-            "connect=(s, d) => s == d",
-        )
+        self.fuel -= 1
+        return self.pick(*self.ARGUMENTS)
 
     def application(self):
         return f"{self.name()} {self.some(self.argument, 0, 3, ' ')}"
@@ -100,58 +105,55 @@ class Writer:
         return self.pick(*self.CLAIMS)
 
     # -- statements --------------------------------------------------------------------------
+    SIMPLE = (
+        lambda s: f"{s.flow()}  {s.claims()}",
+        lambda s: f"{s.name()}: {s.flow()} {s.claims()}",
+        lambda s: f"{s.name()}{s.space()}={s.space()}{s.flow()}",
+        lambda s: f"{s.name()}, {s.name()} = {s.flow()}",
+        lambda s: f"yield {s.flow()}",
+        lambda s: f"output {s.name()}: {s.flow()}",
+        lambda s: f"input {s.name()}: 3@8x8 {s.argument()}",
+        lambda s: f"default {s.name()} {{ {s.name()}={s.operand()} }}",
+    )
+    NESTED = (
+        lambda s: f"for {s.name()} in {s.expression()} {s.body()}",
+        lambda s: f"if {s.expression()} {s.body()}",
+        lambda s: f"if {s.expression()} {s.body()} else {s.body()}",
+        lambda s: f"if {s.expression()} {s.body()}\n else if {s.operand()} {s.body()}",
+    )
+
     def statement(self):
-        flow, name = self.flow(), self.name()
-        if self.depth > 2 or self.random.random() < 0.7:
-            return self.pick(
-                f"{flow}  {self.claims()}",
-                f"{name}: {flow} {self.claims()}",
-                f"{name}{self.space()}={self.space()}{flow}",
-                f"{name}, {self.name()} = {flow}",
-                f"yield {flow}",
-                f"output {name}: {flow}",
-                f"input {name}: 3@8x8 {self.argument()}",
-                f"default {name} {{ {self.name()}={self.operand()} }}",
-            )
-        self.depth += 1
-        text = self.pick(
-            f"for {name} in {self.expression()} {self.body()}",
-            f"if {self.expression()} {self.body()}",
-            f"if {self.expression()} {self.body()} else {self.body()}",
-            f"if {self.expression()} {self.body()}\n else if {self.operand()} {self.body()}",
-        )
-        self.depth -= 1
-        return text
+        self.fuel -= 3
+        simple = self.fuel < 0 or self.random.random() < 0.7
+        return self.pick(*(self.SIMPLE if simple else self.NESTED))
 
     def body(self):
         if self.random.random() < 0.3:
             return f"{{ {self.some(self.statement, 0, 2, '; ')} }}"
-        lines = [
-            self.pick("", "\n", "\n\n\n", "# alone\n", "## alone\n")
-            + self.space()
-            + self.statement()
-            + self.pick(*self.COMMENTS)
-            for _ in range(self.random.randint(0, 4))
-        ]
-        return "{" + self.pick("", " # head") + "\n" + "".join(f"{x}\n" for x in lines) + "}"
 
-    def item(self):
-        heads = ("", "()", "(c)", "(c, s=1,)", "(unit: block, n: int[4], k: int = 2)")
-        return self.pick(
-            f"block {self.name()}{self.pick(*heads)} {self.body()}",
-            f"net {self.name()}{self.pick(*heads)} {self.body()} {self.claims()}",
-            f"net {self.name()} = {self.name()}({self.some(self.flow, 0, 2)}) {self.claims()}",
-            f"{self.name()} = {self.operand()}",
-            f"default {self.name()} {{\n {self.name()}={self.operand()},\n}}",
-            'import "other.cnn"',
-        )
+        def line():
+            before = self.pick("", "\n", "\n\n\n", "# alone\n", "## alone\n")
+            return before + self.space() + self.statement() + self.pick(*self.COMMENTS) + "\n"
+
+        return "{" + self.pick("", " # head") + "\n" + self.some(line, 0, 4, "") + "}"
+
+    HEADS = ("", "()", "(c)", "(c, s=1,)", "(unit: block, n: int[4], k: int = 2)")
+    ITEMS = (
+        lambda s: f"block {s.name()}{s.pick(*s.HEADS)} {s.body()}",
+        lambda s: f"net {s.name()}{s.pick(*s.HEADS)} {s.body()} {s.claims()}",
+        lambda s: f"net {s.name()} = {s.name()}({s.some(s.flow, 0, 2)}) {s.claims()}",
+        lambda s: f"{s.name()} = {s.operand()}",
+        lambda s: f"default {s.name()} {{\n {s.name()}={s.operand()},\n}}",
+        'import "other.cnn"',
+    )
 
     def program(self):
-        lines = [
-            self.pick(*self.COMMENTS) + self.pick("\n", "\n\n\n") + self.item()
-            for _ in range(self.random.randint(0, 4))
-        ]
-        return self.pick("", "cnn 1\n") + "".join(f"{x}{self.pick(*self.COMMENTS)}\n" for x in lines)
+        def item():
+            self.fuel = 60
+            gap = self.pick(*self.COMMENTS) + self.pick("\n", "\n\n\n")
+            return gap + self.pick(*self.ITEMS) + self.pick(*self.COMMENTS) + "\n"
+
+        return self.pick("", "cnn 1\n") + self.some(item, 0, 4, "")
 
 
 def network(seed):
