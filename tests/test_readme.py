@@ -43,6 +43,29 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "lenet.safetensors").exists()
 
 
+LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```cnn\n(.*?)^```", LANGUAGE, re.M | re.S))
+def test_the_language_references_programs_hold(text):
+    from convdsl.diagnostics import Source
+    from convdsl.language import net_names, parse
+
+    names = [n for n in net_names(parse(Source("language.md", text))) if n != "Family"]
+    assert names
+    for name in names:
+        network = convdsl.load_source(text, name)
+        assert network.expectations
+        assert network.verify() == ()
+
+
+def test_the_names_are_those_of_the_reference():
+    assert "`C1.bn1.shift`" in LANGUAGE
+    net = convdsl.load_source("net T { input 3@9x9\n C1: conv 6@5x5 -> bn -> tanh }")
+    names = [v.name for v in net.graph.parameters]
+    assert names == ["C1.weight", "C1.bias", "C1.bn1.scale", "C1.bn1.shift"]
+
+
 def commands():
     (text,) = blocks("sh")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]

@@ -322,7 +322,7 @@ class Reader:
         return syntax.In(self._span(parts))
 
     def _list(self, parts: list[Any]) -> syntax.List:
-        return syntax.List(self._span(parts), tuple(_nodes(parts)))
+        return syntax.List(self._span(parts), tuple(map(_alone, _nodes(parts))))
 
     def _paren(self, parts: list[Any]) -> syntax.Flow:
         return syntax.Flow(self._span(parts), parts[1].steps, True)
