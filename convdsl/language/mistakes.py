@@ -203,7 +203,7 @@ class _Place:
             span = Span(self.source, self.position, self.position + 1)
             return Diagnostic("E001", "this string has no end", span, help=_string_help(rest))
         literal = re.match(r"\d\w*", rest)
-        if literal and not re.fullmatch(r"[\d_]+([eE]\d+)?[KMGT]?|\d+(x\d+)+", literal[0]):
+        if literal and not _LITERAL.match(rest):
             span = Span(self.source, self.position, self.position + literal.end())
             return Diagnostic(
                 "E001", f"`{literal[0]}` is not a number", span, help=_number_help(literal[0])
@@ -374,6 +374,7 @@ class _Place:
         return start, end
 
 
+_LITERAL = re.compile(r"(\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d+)?[KMGT]?|\d+(x\d+)+)(?!\w)")
 _NAMING = frozenset({"net", "block", "for", "output", "default", "."})
 _CONTINUES = re.compile(r"(?:\s|#[^\n]*\n)*(?:->|expect\b|else\b)")
 

@@ -86,7 +86,10 @@ def test_names_last_to_the_end_of_the_block_and_can_be_bound_again():
 
 def test_loops_go_over_ranges_and_lists():
     assert shape(network("n = 0\nfor c in [4, 5] { n = n + c }\ndense n")) == "9"
-    assert shape(network("n = 1\nfor i in 3..3 { n = 0 }\nfor i in 2..4 { n = n * i }\ndense n")) == "6"
+    assert (
+        shape(network("n = 1\nfor i in 3..3 { n = 0 }\nfor i in 2..4 { n = n * i }\ndense n"))
+        == "6"
+    )
 
 
 def test_numbers_of_a_minus_between_arguments():
@@ -269,7 +272,9 @@ block join(skip: tensor, c) { concat(in, skip) -> conv c@1x1 }
 
 def test_blocks_with_several_results():
     head = "block split { yield in -> slice 0..1, in -> slice 1..3 }"
-    graph = network("a, b = split\nconcat(b, a)\nin -> split -> pair", head + "\nblock pair { a, b = in }")
+    graph = network(
+        "a, b = split\nconcat(b, a)\nin -> split -> pair", head + "\nblock pair { a, b = in }"
+    )
     assert str(graph.nodes[2].outputs[0].type) == "3@8x8"
 
 
@@ -566,7 +571,12 @@ net G = F(3)
     assert net_names(file) == ("T", "G")
     graph = elaborate(file, "T").graph
     assert shape(graph) == "2@6x6"
-    assert [n.name for n in graph.nodes] == ["other1.unit1.conv1", "other1.relu1", "unit1.conv1", "conv1"]
+    assert [n.name for n in graph.nodes] == [
+        "other1.unit1.conv1",
+        "other1.relu1",
+        "unit1.conv1",
+        "conv1",
+    ]
     assert shape(elaborate(file, "G").graph) == "3"
     assert elaborate(file, "F", {"n": 4}).graph.outputs[0][1].type.shape == (4,)
 
