@@ -35,6 +35,8 @@ class Bodies(Flows):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._labels: dict[int, Labels] = {}
+        self.called: set[int] = set()
+        """The syntax of the blocks that were called, by identity."""
 
     # -- blocks ------------------------------------------------------------------------------
     def call_block(
@@ -47,6 +49,7 @@ class Bodies(Flows):
             help = "a block that calls itself needs an `if` that ends it"
             self.session.error("E403", message, step.span, frame, help=[help])
             raise Stop
+        self.called.add(id(block.syntax))
         short, full = frame.line.name(block.name, step)
         labels = self.labels(block.syntax.body)
         inner = Frame(

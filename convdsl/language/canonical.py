@@ -141,7 +141,7 @@ def _resized(body: syntax.Body, shapes: Iterator[tuple[int, ...]]) -> syntax.Bod
     statements = []
     for statement in body.statements:
         if isinstance(statement, syntax.Input):
-            written_type = written("input", _shape(next(shapes)))
+            written_type = written("size", _shape(next(shapes)))
             first, *rest = statement.arguments
             argument = replace(first, value=written_type)
             statement = replace(statement, arguments=(argument, *rest))

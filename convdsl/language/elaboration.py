@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from convdsl.language.networks import Family, choose, family, unbound
 from convdsl.language.parameters import Signature
 from convdsl.language.parsing import parse
 from convdsl.language.session import Frame, Session, Stop
+from convdsl.language.unused import check_unused
 from convdsl.language.values import POISON, NetValue, Refused, Unbound
 
 InputSizes = Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]]
@@ -50,22 +51,32 @@ def elaborate(
     all independent errors.
     """
     elaborator = Elaborator(Session(), overrides, input_sizes)
-    session, graph = elaborator.session, None
-    try:
-        module = Loader(elaborator).root(file)
-        graph = elaborator.network(choose(module, net, tuple(overrides or ())))
-    except Stop:
-        pass
-    except CompileError as error:
-        session.findings += error.diagnostics
-    except RecursionError:
-        message = "an expression nests too deeply"
-        session.findings.append(Diagnostic("E403", message, Span(file.source, 0, 0)))
+    session = elaborator.session
+    graph = _guarded(elaborator, file, net)
     errors = [f for f in session.findings if f.severity == "error"]
     if errors or graph is None:
+        errors.sort(key=lambda d: d.span.start if d.span and d.span.source is file.source else -1)
         raise CompileError(errors)
     warnings = tuple(f for f in session.findings if f.severity == "warning")
     return Elaborated(graph, tuple(session.expectations), elaborator.overridden, warnings)
+
+
+def _guarded(elaborator: Elaborator, file: syntax.File, net: str | None) -> Graph | None:
+    """The graph of a network; what goes wrong is among the session's findings."""
+    findings, graph = elaborator.session.findings, None
+    try:
+        module = Loader(elaborator).root(file)
+        try:
+            graph = elaborator.network(choose(module, net, tuple(elaborator.overrides)))
+        except CompileError as error:
+            findings += error.diagnostics
+        check_unused(module, elaborator.called, elaborator.session)
+    except Stop:
+        pass
+    except RecursionError:
+        message = "an expression nests too deeply"
+        findings.append(Diagnostic("E403", message, Span(file.source, 0, 0)))
+    return graph
 
 
 def net_names(file: syntax.File) -> tuple[str, ...]:
@@ -127,7 +138,7 @@ class Elaborator(Bodies):
         for count, instance in enumerate(line.instances):
             assert isinstance(instance.syntax, syntax.Instance)
             home = Frame("", {}, instance.home, {}, Names())
-            written = self._given(instance.syntax.arguments, None, home)
+            written = self._given(instance.syntax.arguments, home)
             signature = Signature(instance.syntax.base.text, line.free(count))
             given |= signature.place(written.positional, written.keywords, self._report)
         overridden = self._overrides(line, frame)
@@ -186,7 +197,7 @@ class Elaborator(Bodies):
         if not frame.is_net:
             super().input(statement, frame)
             return
-        given = self._given(statement.arguments, None, frame)
+        given = self._given(statement.arguments, frame)
         first = self._inputs == 0
         self._inputs += 1
         variable = self._variable(statement, given, frame)
@@ -378,9 +389,3 @@ def literal(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(map(literal, value))}]"
     raise CompileError(Diagnostic("E201", f"{value!r} is no value of the language"))
-
-
-def all_networks(file: syntax.File) -> Iterator[Elaborated]:
-    """Every network of a file that can be built, in order."""
-    for name in net_names(file):
-        yield elaborate(file, name)

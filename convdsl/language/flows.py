@@ -44,9 +44,12 @@ class Flows(Expressions):
         raise NotImplementedError
 
     # -- steps -------------------------------------------------------------------------------
-    def flow(self, flow: syntax.Flow, frame: Frame) -> Any:
-        """The value at the end of a flow that starts from the current one."""
-        value = self.step(flow.steps[0], frame, first=True)
+    def flow(self, flow: syntax.Flow, frame: Frame, first: bool = True) -> Any:
+        """The value at the end of a flow that starts from the current one.
+
+        Where it is not ``first``, an arrow leads into it, and it cannot begin with a value.
+        """
+        value = self.step(flow.steps[0], frame, first)
         outer = frame.current
         for step in flow.steps[1:]:
             frame.current = value
@@ -59,10 +62,18 @@ class Flows(Expressions):
     def step(self, step: syntax.Expression, frame: Frame, first: bool) -> Any:
         """One step; the current value is what flows into it."""
         self.session.tick(step.span, frame)
-        if isinstance(step, syntax.Name):
-            return self._bare(step, frame, first)
-        if isinstance(step, syntax.Application):
-            return self._apply(step, frame, first)
+        match step:
+            case syntax.Name():
+                return self._bare(step, frame, first)
+            case syntax.Application():
+                return self._apply(step, frame, first)
+            case syntax.Flow():
+                return self.flow(step, frame, first)
+            case syntax.Conditional():
+                condition = self.condition(step.condition, frame)
+                if condition is POISON:
+                    return POISON
+                return self.step(step.then if condition else step.otherwise, frame, first)
         value = self.evaluate(step, frame)
         if isinstance(value, Unbound | BlockValue):
             target = self._target(value)
@@ -70,7 +81,7 @@ class Flows(Expressions):
                 assert isinstance(value, Unbound)
                 return self._unknown_target(value.name, value.span, frame)
             return self._applied(target, Given(), step, frame, first)
-        if first or _is_flow(step) or value is POISON:
+        if first or value is POISON:
             return value
         return self._not_a_target(step, value, frame)
 
@@ -122,7 +133,7 @@ class Flows(Expressions):
     def _apply(self, step: syntax.Application, frame: Frame, first: bool) -> Any:
         found = self.lookup(step.name.text, frame)
         target = self._target(found) if found is not MISSING else None
-        given = self._given(step.arguments, target, frame)
+        given = self._given(step.arguments, frame)
         if target is None and step.called and self._is_function(step.name.text, given):
             return self._call_function(step, given, frame)
         # Where something is applied, values of the same name are passed over.
@@ -142,9 +153,7 @@ class Flows(Expressions):
             "E106", message, step.name.span, frame, help=[help] if subtracts else []
         )
 
-    def _given(
-        self, arguments: Sequence[syntax.Argument], target: Target | None, frame: Frame
-    ) -> Given:
+    def _given(self, arguments: Sequence[syntax.Argument], frame: Frame) -> Given:
         """The arguments, evaluated from left to right."""
         positional: list[tuple[Any, syntax.Argument]] = []
         keywords: dict[str, tuple[Any, syntax.Argument]] = {}
@@ -177,14 +186,19 @@ class Flows(Expressions):
     @staticmethod
     def _is_function(name: str, given: Given) -> bool:
         """Whether a call means the function of numbers and not the op of the same name."""
-        if name not in FUNCTIONS or given.keywords:
+        if name not in FUNCTIONS or lookup(name) is None:
+            return name in FUNCTIONS
+        if given.keywords:
             return False
         arguments = [value for value, _ in given.positional]
         if any(isinstance(v, Value) for v in arguments):
             return False
-        return lookup(name) is None or len(arguments) > 1 or isinstance(arguments[0], list)
+        return len(arguments) > 1 or any(isinstance(v, list) for v in arguments)
 
     def _call_function(self, step: syntax.Application, given: Given, frame: Frame) -> Any:
+        for name, (_, argument) in given.keywords.items():
+            message = f"`{step.name.text}` has no parameter `{name}`"
+            return self.session.error("E103", message, argument.span, frame)
         arguments = [
             self.unknown(value, frame) if isinstance(value, Unbound) else value
             for value, _ in given.positional
@@ -421,10 +435,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(v) for v in value)
     return value
-
-
-def _is_flow(step: syntax.Expression) -> bool:
-    return isinstance(step, syntax.Flow | syntax.Conditional)
 
 
 def _inputs(count: int) -> str:

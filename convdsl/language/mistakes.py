@@ -311,7 +311,7 @@ class _Place:
         return not re.sub(r"#[^\n]*", "", self.text[start : self.position]).strip()
 
     def _is_misused_keyword(self, word: str) -> bool:
-        if word not in RESERVED:
+        if word not in RESERVED or word in ("expect", "else"):
             return False
         follows = self.text[self.position + len(word) :].lstrip(" \t")[:1]
         named = self._is_fresh() and follows in (":", "=")

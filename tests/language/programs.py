@@ -170,7 +170,7 @@ def network(seed):
         "y = conv {c}@3x3 pad=half\n  y -> relu",
         "concat(in -> conv {c}@1x1, conv 2@{n}x1 pad=same) if in.h == 1 else relu",
         "for i in 0..{n} {{ conv {c}@3x3 pad=half }}",
-        "for i in 0..{n} {{ S: unit({c} + i) }}",
+        "for i in 0..{n} {{ S{n}: unit({c} + i) }}",
         "if classes > {n} {{ tanh }} else {{ sigmoid }}",
         "concat(conv {c}@1x1, conv 4@3x3 pad=half, relu)",
     ]

@@ -19,7 +19,7 @@ RUNAWAY = {
     "a power of fractions": ("dense 2.0**99999", "E208"),
     "a list repeated": ("x = [0] * 1_000_000_000", "E401"),
     "a list doubled": ("x = [0]\n  for i in 0..9999 { x = x + x }", "E401"),
-    "a list in a list": ("x = [0]\n  for i in 0..9999 { x = [x, x] }\n  dense x", "E201"),
+    "a list in a list": ("x = [0]\n  for i in 0..9999 { x = [x, x] }\n  dense x", "E403"),
     "a string doubled": ('x = "a"\n  for i in 0..9999 { x = x + x }', "E401"),
     "brackets": (f"x = {'(' * 9999}1{')' * 9999}", "E403"),
     "minus signs": (f"x = {'-' * 9999}1", "E403"),

@@ -77,6 +77,7 @@ def test_what_is_needed_is_kept_and_nothing_else():
 cnn 1
 default conv { bias=off }
 width = 4
+
 ## A unit.
 ## In two lines.
 block unit(c) { conv c@3x3 pad=half }
@@ -128,11 +129,7 @@ net T {
         == """\
 cnn 1
 wide = 4
-
-block unit {
-  default conv { pad=half }
-  conv wide@3x3
-}
+block unit { default conv { pad=half }; conv wide@3x3 }
 
 net T {
   default conv { bias=off }

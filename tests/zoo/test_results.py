@@ -203,9 +203,10 @@ def test_compiled_gradients_are_torchs(name):
     expected = F.cross_entropy(logits, torch.from_numpy(arrays["target"]))
     expected.backward()
     assert abs(loss - expected.item()) < 1e-3
-    largest = max(tensors[v.name].grad.abs().max() for v in graph.parameters).item()
-    for variable in graph.parameters:
-        theirs = tensors[variable.name].grad.numpy()
-        difference = np.abs(gradients[variable.name] - theirs).max()
-        # Statistics over a few elements amplify float32's rounding from layer to layer.
-        assert difference < 1e-2 * max(np.abs(theirs).max(), 1e-3 * largest), variable.name
+    norms = {v.name: tensors[v.name].grad.norm().item() for v in graph.parameters}
+    for name, norm in norms.items():
+        difference = np.linalg.norm(gradients[name] - tensors[name].grad.numpy())
+        # Where an element is about as large as another, or about zero, float32 may take the other
+        # maximum or the other side of a ReLU, which moves a gradient: torch's own by up to 4 %.
+        # The interpreter's, above, are held to float64's precision.
+        assert difference < 5e-2 * max(norm, 1e-3 * max(norms.values())), name
