@@ -84,13 +84,17 @@ def _repair(small: TensorType, large: TensorType) -> tuple[str, ...]:
     if small.rank != large.rank:
         return ()
     if small.spatial == large.spatial:
-        return (f"`conv {large.channels}@1x1` makes {small} into {large}",)
+        return (f"`conv {large.channels}@{_ones(small)}` makes {small} into {large}",)
     steps = {n // s for s, n in zip(small.spatial, large.spatial, strict=True) if n % s == 0}
     if len(steps) == 1:
         (step,) = steps
-        window = "x".join("1" * small.rank)
-        return (f"`conv {small.channels}@{window} /{step}` makes {large} into {small}",)
+        return (f"`conv {small.channels}@{_ones(small)} /{step}` makes {large} into {small}",)
     return ()
+
+
+def _ones(x: TensorType) -> str:
+    """The smallest window over a value."""
+    return "x".join("1" * x.rank) or "1"
 
 
 @op("add")

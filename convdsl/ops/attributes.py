@@ -241,7 +241,8 @@ class PerAxis(Kind):
                 return sizes
             case list() | tuple() if all(type(v) is int for v in value):
                 return tuple(value)
-        raise ValueError(f"takes {self.words}, not {describe(value)}")
+        words = f"{self.words}, or `{self.word}`" if self.word else self.words
+        raise ValueError(f"takes {words}, not {describe(value)}")
 
     def show(self, value: Any) -> str:
         return extents(value) if len(set(value)) > 1 else str(value[0]) if value else "0"
