@@ -1,4 +1,4 @@
-"""Finds what is bundled with the package: the grammar, the networks and the sample digits.
+"""Finds what is bundled with the package (grammar, networks, sample digits), and the cache folder.
 
 In a checkout `grammars/` and `networks/` lie beside the package, in an installed wheel inside it.
 Nothing here parses what it finds.
@@ -6,7 +6,9 @@ Nothing here parses what it finds.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,13 +47,33 @@ def network_path(name: str) -> Path | None:
 
 
 def cache_directory() -> Path:
-    """The cache folder: ``CONVDSL_CACHE_DIR``, else the platform's for this user."""
+    """The cache folder: ``CONVDSL_CACHE_DIR``, else the platform's for this user; made if missing.
+
+    Raises OSError where it cannot be made or is not this user's alone to write.
+    """
     given = os.environ.get("CONVDSL_CACHE_DIR")
     if given:
-        return Path(given)
+        return own_directory(Path(given))
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("convdsl"))
+    try:
+        return own_directory(Path(platformdirs.user_cache_dir("convdsl")))
+    except RuntimeError as reason:  # there is no home
+        raise FileNotFoundError(errno.ENOENT, str(reason)) from None
+
+
+def own_directory(path: Path) -> Path:
+    """A folder to trust with code that is loaded again; made, and for this user alone, if missing.
+
+    Raises OSError where it cannot be made, belongs to someone else or is writable by everybody.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+    if found.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, "everybody may write to it", str(path))
+    return path
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
