@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STAGES = ("ast", "graph", "plan", "python", "llvm", "asm", "ptx")
 PRECISIONS = ("fp32",)
+ACCURACIES = ("fast", "exact")
 
 
 def compile(
@@ -28,11 +29,17 @@ def compile(
     precision: str = "fp32",
     seed: int = 0,
     recompute: bool = False,
+    accuracy: str = "fast",
 ) -> Program:
-    """A network's graph as a program: for inference, or for training with a loss."""
-    _check(batch, precision, optimizer)
-    lowered = lower(graph, loss, optimizer, recompute)
-    planned = plan(lowered, batch, _target(target))
+    """A network's graph as a program: for inference, or for training with a loss.
+
+    With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
+    Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
+    """
+    _check(batch, precision, optimizer, accuracy)
+    device = _target(target, threads, accuracy)
+    lowered = _laid_out(lower(graph, loss, optimizer, recompute), device)
+    planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
     program = Program(lowered, planned, seed)
@@ -43,7 +50,7 @@ def compile(
     else:
         from convdsl.runtime.cpu import CpuMachine
 
-        program.attach(CpuMachine(planned, program.variables, threads))
+        program.attach(CpuMachine(planned, program.variables))
     return program
 
 
@@ -83,9 +90,11 @@ def emit(
     if stage == "graph" and not train:
         return listings.graph(network.graph)
     lowered = lower(network.graph, "cross_entropy" if train else None)
+    device = _target("cuda" if stage == "ptx" else target)
+    lowered = _laid_out(lowered, device)
     if stage == "graph":
         return listings.graph(lowered)
-    planned = plan(lowered, batch, _target("cuda" if stage == "ptx" else target))
+    planned = plan(lowered, batch, device)
     if stage == "plan":
         return listings.plan(planned)
     if stage == "python":
@@ -105,12 +114,18 @@ def _machine_code(planned: Plan, stage: str, arch: str) -> str:
     return "\n".join(inspect(kernel, stage) for kernel in planned.kernels)
 
 
-def _target(name: str) -> Target:
+def _laid_out(graph: Graph, target: Target) -> Graph:
+    """The graph in the layout that suits the target."""
+    return passes.block(graph, target.lanes) if target.lanes > 1 else graph
+
+
+def _target(name: str, threads: int | None = None, accuracy: str = "fast") -> Target:
     if name == "cpu":
         from convdsl.kernels.cpu.target import CpuTarget
         from convdsl.runtime.cache import host_lanes
+        from convdsl.runtime.cpu import thread_count
 
-        return CpuTarget(host_lanes())
+        return CpuTarget(host_lanes(), thread_count(threads), accuracy == "exact")
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 
@@ -118,11 +133,14 @@ def _target(name: str) -> Target:
     raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
 
 
-def _check(batch: int, precision: str, optimizer: object | None) -> None:
+def _check(batch: int, precision: str, optimizer: object | None, accuracy: str = "fast") -> None:
     if batch < 1:
         raise problem("E511", f"the batch must be at least 1, not {batch}")
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise problem("E511", f"the precision `{precision}` is not to be had", f"there is {known}")
+    if accuracy not in ACCURACIES:
+        known = " and ".join(ACCURACIES)
+        raise problem("E511", f"the accuracy `{accuracy}` is not to be had", f"there are {known}")
     if optimizer is not None and not isinstance(optimizer, passes.Optimizer):
         raise problem("E511", f"{optimizer!r} is not an optimiser", "for example `convdsl.SGD()`")

@@ -33,7 +33,9 @@ def element(nest: Nest, position: str) -> list[str]:
         lines.append(f"{INDENT * depth}for {axis.index} in range({axis.size}):")
         depth += 1
     lines += [INDENT * depth + line for line in _accumulate(nest)]
-    result = "winner" if nest.reducer == "winner" else bare(nest.finish)
+    result = bare(nest.finish)
+    if nest.reducer == "winner":
+        result = "winner" if nest.result == "int64" else "float32(winner)"
     lines.append(f"y[{position}] = {result}")
     return lines
 

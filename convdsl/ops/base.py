@@ -14,6 +14,7 @@ from convdsl.graph.types import Shape
 if TYPE_CHECKING:
     import numpy as np
 
+    from convdsl.ops.blocks import Blocking
     from convdsl.ops.expressions import Expr
     from convdsl.ops.families import Family
 
@@ -149,6 +150,13 @@ class Op:
 
     def pointwise(self, *inputs: TensorType) -> Expr | None:
         """The op as one scalar expression of its inputs' elements x0, x1, …, where it is one."""
+        return None
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        """The op that computes the node on feature maps in blocks of channels, and its operands.
+
+        None where the op takes its channels one behind the other.
+        """
         return None
 
     @property

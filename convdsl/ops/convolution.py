@@ -24,6 +24,7 @@ from convdsl.ops.attributes import (
 )
 from convdsl.ops.attributes import Window as WindowKind
 from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.blocks import windows_in_blocks
 from convdsl.ops.families import Convolution, Family, Geometry, operand
 from convdsl.ops.initialisers import Initialised
 from convdsl.ops.linear import along, take
@@ -32,6 +33,8 @@ from convdsl.ops.windows import effective, output_sizes
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from convdsl.ops.blocks import Blocking
 
 
 Table = tuple[tuple[bool, ...], ...]
@@ -159,6 +162,9 @@ class Conv(Initialised):
             self.bias,
         )
 
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        return windows_in_blocks(blocking, node, *_worth_blocks(blocking, node.inputs[0]))
+
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
 
@@ -229,6 +235,11 @@ def _check_groups(channels: int, filters: int, groups: int) -> None:
             )
 
 
+def _worth_blocks(blocking: Blocking, x: Value) -> tuple[Value, ...]:
+    """The input, unless it is plain and has few channels, as images: they would fill no block."""
+    return (x,) if blocking.has(x) or x.type.channels > 4 else ()
+
+
 def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
     return x.reshape(x.shape[0], groups, -1, *x.shape[2:])
 
@@ -271,6 +282,9 @@ class ConvInputGradient(Op):
         dy, dx = inputs[0], outputs[0]
         geometry = self.conv.geometry(dx[2:], dy[2:])
         return Convolution("input", dx[0], dx[1], dy[1], self.conv.groups, geometry)
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        return windows_in_blocks(blocking, node, node.inputs[0])
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -321,6 +335,10 @@ class ConvWeightGradient(Op):
         x, dy = inputs
         geometry = self.conv.geometry(x[2:], dy[2:])
         return Convolution("weight", x[0], x[1], dy[1], self.conv.groups, geometry)
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        x, dy = node.inputs
+        return windows_in_blocks(blocking, node, *_worth_blocks(blocking, x), dy, result=False)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

@@ -16,6 +16,8 @@ from convdsl.ops.primitive import Elementwise
 if TYPE_CHECKING:
     import numpy as np
 
+    from convdsl.ops.blocks import Blocking
+
 LONGEST = 8
 """Operands of a joined op; more would not fit the registers."""
 
@@ -64,6 +66,22 @@ class WithEpilogue(Op):
             full = x if type.batched else x[None]
             values[f"x{k}"] = full.reshape(*full.shape, *(1,) * (y.ndim - full.ndim))
         return np.asarray(evaluate(self.expression, values), y.dtype)
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        count = len(self.own)
+        inner = replace(node, op=self.base, inputs=node.inputs[:count])
+        made = self.base.in_blocks(blocking, inner)
+        if made is None:
+            return None
+        base, inputs = made
+        others = [blocking.operand(v, node.output.type) for v in node.inputs[count:]]
+        op = WithEpilogue(
+            base,
+            tuple(v.type for v in inputs),
+            self.expression,
+            tuple(v.type for v in others),
+        )
+        return op, [*inputs, *others]
 
     def notation(self) -> str:
         from convdsl.ops.expressions import bare

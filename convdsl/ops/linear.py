@@ -15,6 +15,8 @@ from convdsl.ops.families import Along, Family
 if TYPE_CHECKING:
     import numpy as np
 
+    from convdsl.ops.blocks import Blocking
+
 Terms = tuple[tuple[tuple[int, float], ...], ...]
 """For every position of the result: the (position, weight) pairs of the input that it sums."""
 
@@ -53,6 +55,13 @@ class AlongAxis(Op):
             tuple(tuple(source for source, _ in row) for row in padded),
             tuple(tuple(weight for _, weight in row) for row in padded),
         )
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        (x,) = node.inputs
+        if self.axis == 0 or not blocking.has(x):
+            return None
+        made = blocking.blocked(x)
+        return replace(self, x=made.type), [made]
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

@@ -35,6 +35,8 @@ from convdsl.ops.primitive import compute
 if TYPE_CHECKING:
     import numpy as np
 
+    from convdsl.ops.blocks import Blocking
+
 
 @op("concat")
 @dataclass(frozen=True)
@@ -67,6 +69,14 @@ class Concat(Op):
 
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         return Join(inputs[0][0], tuple(x[1] for x in inputs), math.prod(inputs[0][2:]))
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        lanes = blocking.lanes(node.output.type.channels)
+        *first, last = (v.type.channels for v in node.inputs)
+        whole = not any(c % lanes for c in first) and blocking.lanes(last) == lanes
+        if not whole or not any(blocking.has(v) for v in node.inputs):
+            return None
+        return self, [blocking.blocked(v) for v in node.inputs]
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

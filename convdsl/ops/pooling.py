@@ -12,6 +12,7 @@ from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Flag, Padding, Pads, PerAxis, Stride, Word, attribute
 from convdsl.ops.attributes import Window as WindowKind
 from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.blocks import windows_in_blocks
 from convdsl.ops.families import (
     AdaptiveMaximum,
     Family,
@@ -26,6 +27,8 @@ from convdsl.ops.windows import effective, output_sizes
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from convdsl.ops.blocks import Blocking
 
 
 def _check(kind: str, x: TensorType, window: Shape, dilation: Shape, pad: Pads) -> None:
@@ -138,6 +141,10 @@ class Max(Op):
         x, y = inputs[0], outputs[0]
         return Pooling("maximum", x[0] * x[1], _geometry(self, x[2:], y[2:]))
 
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        x = node.inputs[0]
+        return windows_in_blocks(blocking, node, x) if blocking.has(x) else None
+
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
 
@@ -152,14 +159,17 @@ class Max(Op):
 
 @dataclass(frozen=True)
 class MaxWinner(Op):
-    """Where in its plane the maximum of every window is: row-major, the first of equals."""
+    """Which element of its window the maximum is: row-major, the first of equals.
+
+    Counted in float32, exact up to 2²⁴, so that winners lie and move as values do.
+    """
 
     kind: ClassVar[str] = "max.winner"
     category: ClassVar[str] = "pooling"
     max: Max
 
     def result(self, *x: TensorType) -> TensorType:
-        return TensorType(self.max.result(*x).shape, "int64")
+        return self.max.result(*x)
 
     def flops(self, *x: TensorType) -> int:
         return self.max.flops(*x)
@@ -167,6 +177,10 @@ class MaxWinner(Op):
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         x, y = inputs[0], outputs[0]
         return Pooling("winner", x[0] * x[1], _geometry(self.max, x[2:], y[2:]))
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        x = node.inputs[0]
+        return windows_in_blocks(blocking, node, x) if blocking.has(x) else None
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -177,8 +191,7 @@ class MaxWinner(Op):
         positions = np.broadcast_to(_windows(self.max, plane, -1), values.shape)
         best = (values == values.max(axis=-1, keepdims=True)) | np.isnan(values)
         # Of an input of −∞, too, the padding is not the first.
-        first = (best & (positions >= 0)).argmax(axis=-1)[..., None]
-        return np.take_along_axis(positions, first, axis=-1)[..., 0].astype(np.int64)
+        return np.asarray((best & (positions >= 0)).argmax(axis=-1), x.dtype)
 
     def notation(self) -> str:
         return f"max.winner of {self.max.notation()}"
@@ -263,6 +276,10 @@ class Avg(Op):
             return np.asarray(counts[(slice(None), slice(None), *(slice(c) for c in cut))])
         return np.asarray(_windows(self, ones, 0).sum(axis=-1))
 
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        x = node.inputs[0]
+        return windows_in_blocks(blocking, node, x) if blocking.has(x) else None
+
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
 
@@ -301,12 +318,23 @@ class PoolGradient(Op):
         pool = self.pool
         return PoolingGradient(mode, dx[0] * dx[1], geometry, pool.count_pad, pool._after())
 
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        # Winners lie as the input of their pooling did.
+        if not blocking.has(node.inputs[0]):
+            return None
+        return windows_in_blocks(blocking, node, *node.inputs)
+
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
 
         dy = inputs[-1]
         if isinstance(self.pool, Max):
-            return scattered(inputs[0], dy, self.x)
+            plane = np.arange(math.prod(self.x.spatial), dtype=np.float64)
+            positions = _windows(self.pool, plane.reshape(1, 1, *self.x.spatial), -1)
+            positions = np.broadcast_to(positions, (*dy.shape, positions.shape[-1]))
+            numbers = inputs[0].astype(np.int64)[..., None]
+            winner = np.take_along_axis(positions, numbers, axis=-1)[..., 0]
+            return scattered(winner.astype(np.int64), dy, self.x)
         size = math.prod(self.x.spatial)
         dx = np.zeros((*dy.shape[:2], size), dy.dtype)
         share = dy / self.pool.divisor(self.x.spatial)

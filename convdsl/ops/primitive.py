@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from convdsl.graph import Builder, Node, TensorType, Value
@@ -37,6 +37,8 @@ from convdsl.ops.families import (
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from convdsl.ops.blocks import Blocking
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Elementwise(Op):
         self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
     ) -> Sequence[Value | None]:
         return map_gradient(b, self.expression, node.inputs, self.to, dy[0], needs)
+
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        if not _in_blocks_already(blocking, node, self.to, self.expression):
+            return None
+        operands = [blocking.operand(v, self.to) for v in node.inputs]
+        types = tuple(v.type for v in operands)
+        return Elementwise(self.expression, types, blocking.type(self.to)), operands
 
     def notation(self) -> str:
         return f"map {bare(self.expression)}"
@@ -163,6 +172,22 @@ class Reduce(Op):
             expression = expression / self._count()
         return map_gradient(b, expression, node.inputs, self.over, upstream, needs)
 
+    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
+        if not _in_blocks_already(blocking, node, self.over, self.expression):
+            return None
+        shape = self.to.shape + (1,) * (len(self.over.shape) - len(self.to.shape))
+        if shape[0] != self.over.channels:
+            # A sum over channels would count the lanes beyond the last.
+            return None
+        operands = [blocking.operand(v, self.over) for v in node.inputs]
+        made = replace(
+            self,
+            inputs=tuple(v.type for v in operands),
+            over=blocking.type(self.over),
+            to=blocking.type(replace(self.to, shape=shape)),
+        )
+        return made, operands
+
     def _count(self) -> Expr:
         """How many elements go into one result."""
         kept = self.kept((1, *self.over.shape))[1:]
@@ -171,6 +196,21 @@ class Reduce(Op):
 
     def notation(self) -> str:
         return f"{'mean' if self.mean else self.reducer} {bare(self.expression)} -> {self.to}"
+
+
+def _in_blocks_already(blocking: Blocking, node: Node, over: TensorType, expression: Expr) -> bool:
+    """Whether a map or reduction over feature maps finds one of them in blocks.
+
+    An expression of indices has them along the plain axes.
+    """
+    placed = {s.name for s in symbols(expression)} - {f"x{k}" for k in range(len(node.inputs))}
+    return (
+        len(over.shape) > 1
+        and over.batched
+        and placed <= {"batch"}
+        and all(v.type.dtype == "float32" or not v.type.shape for v in node.inputs)
+        and any(v.type.shape == over.shape and blocking.has(v) for v in node.inputs)
+    )
 
 
 def full_shape(

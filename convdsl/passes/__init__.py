@@ -1,5 +1,6 @@
 """Graph to graph: each pass a plain function in its own file, their order in the compiler."""
 
+from convdsl.passes.block import block
 from convdsl.passes.expand import expand
 from convdsl.passes.fuse import fuse
 from convdsl.passes.gradient import add_gradients, add_loss
@@ -15,6 +16,7 @@ __all__ = [
     "add_gradients",
     "add_loss",
     "add_updates",
+    "block",
     "expand",
     "fuse",
     "recompute",

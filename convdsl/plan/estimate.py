@@ -15,6 +15,8 @@ class _AnyTarget:
     """Computes every family in one call, without temporaries."""
 
     name: str = "any"
+    lanes: int = 1
+    threads: int = 1
 
     def recipe(self, family: Family) -> Recipe:
         count = len(family.nest().inputs)

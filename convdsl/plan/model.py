@@ -71,6 +71,14 @@ class Target(Protocol):
     def name(self) -> str:
         """Its name on the command line."""
 
+    @property
+    def lanes(self) -> int:
+        """How many channels its kernels want side by side; 1 for plain feature maps."""
+
+    @property
+    def threads(self) -> int:
+        """Into how many parts the work of a step is split at most."""
+
     def recipe(self, family: Family) -> Recipe:
         """How it computes a family."""
 
@@ -137,6 +145,7 @@ class Plan:
 
     network: str
     target: str
+    threads: int
     batch: int
     variables: tuple[Port, ...]
     outputs: tuple[Port, ...]

@@ -238,6 +238,7 @@ def _finish(p: _Planner, forward: int) -> Plan:
     return Plan(
         p.graph.name,
         p.target.name,
+        p.target.threads,
         p.batch,
         tuple(port(v.name, v, v.role) for v in p.graph.variables),
         tuple(port(name, value, "output") for name, value in p.graph.outputs),

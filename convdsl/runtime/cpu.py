@@ -8,7 +8,7 @@ import numpy as np
 
 from convdsl.plan.memory import ALIGNMENT
 from convdsl.plan.model import Buffer, Plan, Step
-from convdsl.runtime import cache
+from convdsl.runtime import cache, compilation
 
 Array = np.ndarray
 
@@ -39,14 +39,15 @@ class _Memory:
 class CpuMachine:
     """A plan with its memory, ready to run. Not safe for threads: the caller holds a lock."""
 
-    def __init__(self, plan: Plan, variables: Mapping[str, Array], threads: int | None) -> None:
+    def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
-        self.threads = thread_count(threads)
+        self.threads = plan.threads
         self._arena = _Memory(plan.arena_bytes)
         self._constants = _Memory(plan.constant_bytes)
         self._variables = variables
         self._given: Mapping[str, Array] = {}
         self._fill_tables()
+        compilation.load(plan.kernels, self.threads)
         self._launch = cache.launcher()
         self._prepare = self._table(plan.prepare)
         self._steps = self._table(plan.steps)

@@ -17,8 +17,8 @@ from numba.extending import intrinsic, models, overload, register_model
 
 FLOATS = types.CPointer(types.float32)
 INTS = types.CPointer(types.int64)
-SIGNATURE = types.void(INTS, types.int64, types.int64)
-"""Every kernel: the addresses of its buffers then its sizes; begin and end of its work."""
+SIGNATURE = types.void(INTS, types.int64, types.int64, types.int64)
+"""Every kernel: the addresses of its buffers, then its sizes; begin and end of its work; a part."""
 
 
 def _cast(pointer: types.Type) -> Any:
@@ -36,39 +36,6 @@ floats = _cast(FLOATS)
 """A buffer of float32 at an address."""
 ints = _cast(INTS)
 """A buffer of int64 at an address."""
-
-
-@intrinsic
-def _element(typing_context: Any, pointer: Any, index: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.gep(arguments[0], [arguments[1]], inbounds=True))
-
-    return pointer.dtype(pointer, types.intp), generate
-
-
-@intrinsic
-def _set_element(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target = builder.gep(arguments[0], [arguments[1]], inbounds=True)
-        element = context.cast(builder, arguments[2], signature.args[2], signature.args[0].dtype)
-        builder.store(element, target)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, value), generate
-
-
-@overload(operator.getitem)
-def _getitem(pointer: Any, index: Any) -> Any:
-    if isinstance(pointer, types.CPointer) and isinstance(index, types.Integer):
-        return lambda pointer, index: _element(pointer, index)
-    return None
-
-
-@overload(operator.setitem)
-def _setitem(pointer: Any, index: Any, value: Any) -> Any:
-    if isinstance(pointer, types.CPointer) and isinstance(index, types.Integer):
-        return lambda pointer, index, value: _set_element(pointer, index, value)
-    return None
 
 
 # -- vectors ---------------------------------------------------------------------------------
@@ -92,8 +59,216 @@ def _at(context: Any, builder: Any, pointer: Any, index: Any) -> Any:
     return builder.gep(pointer, [index], inbounds=True)
 
 
+def _operator(function: Any, generate: Any) -> None:
+    """Define an arithmetic operator on vectors, and on a vector and a number."""
+
+    @intrinsic
+    def apply(typing_context: Any, x: Any, y: Any) -> Any:
+        vector = x if isinstance(x, VectorType) else y
+
+        def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            sides = (
+                _widened(context, builder, value, given, vector)
+                for value, given in zip(arguments, (x, y), strict=True)
+            )
+            return generate(builder, *sides)
+
+        return (vector if generate.__name__ != "compared" else _mask(vector))(x, y), generated
+
+    @overload(function, strict=False)
+    def overloaded(x: Any, y: Any) -> Any:
+        kinds = [isinstance(k, (VectorType, types.Float, types.Integer)) for k in (x, y)]
+        if all(kinds) and (isinstance(x, VectorType) or isinstance(y, VectorType)):
+            return lambda x, y: apply(x, y)
+        return None
+
+
+def _widened(context: Any, builder: Any, value: Any, given: Any, vector: VectorType) -> Any:
+    """A number in every lane; a vector as it is."""
+    if isinstance(given, VectorType):
+        return value
+    return _in_every_lane(builder, context.cast(builder, value, given, types.float32), vector.lanes)
+
+
+def _in_every_lane(builder: Any, element: Any, lanes: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(element.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, element, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(first, undefined, mask)
+
+
+class MaskType(types.Type):  # type: ignore[misc]
+    """A truth value per lane."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"boolx{lanes}")
+
+
+@register_model(MaskType)
+class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, mask: Any) -> None:
+        super().__init__(manager, mask, ir.VectorType(ir.IntType(1), mask.lanes))
+
+
+def _mask(vector: VectorType) -> MaskType:
+    return MaskType(vector.lanes)
+
+
+def _comparison(sign: str) -> Any:
+    def compared(builder: Any, x: Any, y: Any) -> Any:
+        return builder.fcmp_ordered(sign, x, y)
+
+    return compared
+
+
+def _unlike() -> Any:
+    def compared(builder: Any, x: Any, y: Any) -> Any:
+        return builder.fcmp_unordered("!=", x, y)
+
+    return compared
+
+
+_operator(operator.ne, _unlike())
+_operator(operator.add, lambda builder, x, y: builder.fadd(x, y, ("contract",)))
+_operator(operator.sub, lambda builder, x, y: builder.fsub(x, y, ("contract",)))
+_operator(operator.mul, lambda builder, x, y: builder.fmul(x, y, ("contract",)))
+_operator(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
+_operator(operator.lt, _comparison("<"))
+_operator(operator.le, _comparison("<="))
+_operator(operator.gt, _comparison(">"))
+_operator(operator.eq, _comparison("=="))
+
+
+@overload(operator.neg, strict=False)
+def _negative(x: Any) -> Any:
+    return (lambda x: float32(-0.0) - x) if isinstance(x, VectorType) else None
+
+
+@intrinsic
+def _select(typing_context: Any, condition: Any, x: Any, y: Any) -> Any:
+    vector = VectorType(condition.lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sides = (
+            _widened(context, builder, value, given, vector)
+            for value, given in zip(arguments[1:], (x, y), strict=True)
+        )
+        return builder.select(arguments[0], *sides)
+
+    return vector(condition, x, y), generate
+
+
+@njit(inline="always")
+def select(condition: Any, x: Any, y: Any) -> Any:
+    """Per lane ``x`` where the condition holds, else ``y``; vectors or numbers."""
+    return _select(condition, x, y)
+
+
+@intrinsic
+def _both(typing_context: Any, x: Any, y: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.and_(*arguments)
+
+    return x(x, y), generate
+
+
+@overload(operator.and_, strict=False)
+def _and(x: Any, y: Any) -> Any:
+    return (lambda x, y: _both(x, y)) if isinstance(x, MaskType) else None
+
+
+@intrinsic
+def _either(typing_context: Any, x: Any, y: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.or_(*arguments)
+
+    return x(x, y), generate
+
+
+@overload(operator.or_, strict=False)
+def _or(x: Any, y: Any) -> Any:
+    return (lambda x, y: _either(x, y)) if isinstance(x, MaskType) else None
+
+
+def _instruction(function: Any, name: str) -> None:
+    """Define a function of one vector that is an instruction of the processor."""
+
+    @intrinsic
+    def apply(typing_context: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            (value,) = arguments
+            kind = ir.FunctionType(value.type, [value.type])
+            full = f"llvm.{name}.v{x.lanes}f32"
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), [value])
+
+        return x(x), generate
+
+    @overload(function, strict=False)
+    def overloaded(x: Any) -> Any:
+        return (lambda x: apply(x)) if isinstance(x, VectorType) else None
+
+
+_instruction(sqrt, "sqrt")
+_instruction(abs, "fabs")
+
+
+@intrinsic
+def _lane(typing_context: Any, x: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(*arguments)
+
+    return types.float32(x, types.intp), generate
+
+
+@intrinsic
+def _with_lane(typing_context: Any, x: Any, index: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector, place, element = arguments
+        return builder.insert_element(vector, element, place)
+
+    return x(x, types.intp, types.float32), generate
+
+
+def _lane_by_lane(function: Any) -> None:
+    """Define a function of vectors by the one of numbers."""
+
+    @overload(function, strict=False)
+    def of_one(x: Any) -> Any:
+        if not isinstance(x, VectorType):
+            return None
+        lanes = x.lanes
+
+        def loop(x: Any) -> Any:
+            y = x
+            for k in range(lanes):
+                y = _with_lane(y, k, float32(function(_lane(x, k))))
+            return y
+
+        return loop
+
+
+for _function in (exp, expm1, log, log1p, tanh, erf):
+    _lane_by_lane(_function)
+
+
+@overload(operator.pow, strict=False)
+def _power(x: Any, y: Any) -> Any:
+    if not (isinstance(x, VectorType) and isinstance(y, types.Float)):
+        return None
+    lanes = x.lanes
+
+    def loop(x: Any, y: Any) -> Any:
+        z = x
+        for k in range(lanes):
+            z = _with_lane(z, k, float32(_lane(x, k) ** y))
+        return z
+
+    return loop
+
+
 def vectors(lanes: int) -> tuple[Any, ...]:
-    """The functions on vectors of so many lanes: load, splat, zero, fma, lane, load_first."""
+    """The functions that make vectors of so many lanes and store them."""
     vector = VectorType(lanes)
     register = ir.VectorType(ir.FloatType(), lanes)
 
@@ -110,15 +285,32 @@ def vectors(lanes: int) -> tuple[Any, ...]:
         return vector(pointer, types.intp), generate
 
     @intrinsic
+    def store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+        """Write the lanes at consecutive positions."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _at(context, builder, *arguments[:2])
+            builder.store(arguments[2], builder.bitcast(place, register.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, value), generate
+
+    @intrinsic
+    def wide(typing_context: Any, number: Any) -> Any:
+        """A number in every lane; a vector as it is."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _widened(context, builder, arguments[0], number, vector)
+
+        return vector(number), generate
+
+    @intrinsic
     def splat(typing_context: Any, pointer: Any, index: Any) -> Any:
         """One element in every lane."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             element = builder.load(_at(context, builder, *arguments))
-            undefined = ir.Constant(register, ir.Undefined)
-            first = builder.insert_element(undefined, element, ir.Constant(ir.IntType(32), 0))
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(first, undefined, mask)
+            return _in_every_lane(builder, element, lanes)
 
         return vector(pointer, types.intp), generate
 
@@ -142,15 +334,6 @@ def vectors(lanes: int) -> tuple[Any, ...]:
             return builder.call(function, arguments)
 
         return vector(x, y, z), generate
-
-    @intrinsic
-    def lane(typing_context: Any, x: Any, index: Any) -> Any:
-        """One lane."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.extract_element(*arguments)
-
-        return types.float32(x, types.intp), generate
 
     def mask(builder: Any, count: Any) -> Any:
         """True in the first ``count`` lanes."""
@@ -182,7 +365,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return vector(pointer, types.intp, types.intp), generate
 
-    return load, splat, zero, fma, lane, load_first
+    return load, load_first, splat, zero, wide, fma, store
 
 
 # -- scalar functions ------------------------------------------------------------------------
@@ -204,16 +387,18 @@ def uniform(key: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _call(typing_context: Any, function: Any, arguments: Any, begin: Any, end: Any) -> Any:
+def _call(
+    typing_context: Any, function: Any, arguments: Any, begin: Any, end: Any, part: Any
+) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         integer = ir.IntType(64)
         table = context.get_value_type(INTS)
-        kind = ir.FunctionType(ir.VoidType(), [table, integer, integer])
+        kind = ir.FunctionType(ir.VoidType(), [table, integer, integer, integer])
         kernel = builder.inttoptr(values[0], kind.as_pointer())
-        builder.call(kernel, [builder.inttoptr(values[1], table), values[2], values[3]])
+        builder.call(kernel, [builder.inttoptr(values[1], table), *values[2:]])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    return types.void(*[types.int64] * 5), generate
 
 
 LAUNCH_SIGNATURE = "void(int64[::1], int64[:, ::1], int64[:, ::1], int64, int64)"
@@ -231,10 +416,11 @@ def launch(functions, table, work, first, last):  # type: ignore[no-untyped-def]
         units = work[step, 0]
         parts = work[step, 1]
         if parts <= 1:
-            _call(kernel, arguments, 0, units)
+            _call(kernel, arguments, 0, units, 0)
         else:
             for part in prange(parts):
-                _call(kernel, arguments, part * units // parts, (part + 1) * units // parts)
+                begin = part * units // parts
+                _call(kernel, arguments, begin, (part + 1) * units // parts, part)
 
 
 __all__ = [
@@ -253,6 +439,7 @@ __all__ = [
     "launch",
     "log",
     "log1p",
+    "select",
     "sqrt",
     "tanh",
     "uniform",

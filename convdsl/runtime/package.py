@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convdsl.diagnostics import problem
+from convdsl.kernels.cpu.frame import VECTOR_FUNCTIONS, vectors_line
 from convdsl.plan.model import Buffer, Kernel, Port, Step
 from convdsl.runtime import native, standalone
 from convdsl.runtime.cache import NATIVE, module_text
@@ -116,12 +117,22 @@ def _function_names(kernels: tuple[Kernel, ...]) -> dict[str, str]:
 
 
 def _kernels(kernels: tuple[Kernel, ...], names: dict[str, str]) -> str:
-    sources = [
-        re.sub(rf"^def {k.name}\(", f"def {names[k.key]}(", k.source, flags=re.MULTILINE)
-        for k in kernels
-    ]
-    body = "\n\n".join(sources)
+    widths: dict[int, str] = {}
+    sources = [_renamed(k, names[k.key], widths) for k in kernels]
+    body = "\n\n".join(["\n".join(widths.values()), *sources] if widths else sources)
     return f'"""The kernels, rendered by convdsl."""\n\n{module_text(body, NATIVE, ".native")}'
+
+
+def _renamed(kernel: Kernel, name: str, widths: dict[int, str]) -> str:
+    """The source under a name of its own, its vector functions named by their width."""
+    source = re.sub(rf"^def {kernel.name}\(", f"def {name}(", kernel.source, flags=re.MULTILINE)
+    width = re.search(r"= vectors\((\d+)\)\n+", source)
+    if width is None:
+        return source
+    lanes = int(width[1])
+    widths[lanes] = vectors_line(lanes, f"_{lanes}")
+    functions = "|".join(VECTOR_FUNCTIONS)
+    return re.sub(rf"\b({functions})\(", rf"\1_{lanes}(", source[width.end() :])
 
 
 def _plan(program: Program, names: dict[str, str]) -> str:
@@ -165,6 +176,7 @@ def _plan(program: Program, names: dict[str, str]) -> str:
         "labels": list(program.graph.labels),
         "outputs": [port(p) for p in plan.outputs],
         "grain": GRAIN,
+        "threads": program.plan.threads,
         "arena_bytes": plan.arena_bytes,
         "constant_bytes": plan.constant_bytes,
         "kernels": {names[k.key]: list(k.options) for k in plan.kernels},

@@ -39,7 +39,8 @@ class Program:
         self.network: str = self.plan["network"]
         self.labels: list[str] = self.plan["labels"]
         self.inputs: list[dict[str, Any]] = self.plan["inputs"]
-        most = numba.config.NUMBA_NUM_THREADS
+        # Scratch memory is there for as many threads as the plan was made for.
+        most = min(self.plan["threads"], numba.config.NUMBA_NUM_THREADS)
         self.threads = max(1, min(threads or most, most))
         self._memory = {
             "arena": _aligned(self.plan["arena_bytes"]),

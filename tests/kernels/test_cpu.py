@@ -79,8 +79,88 @@ def test_pointwise_convolutions_of_all_sizes(case, tail):
         f"net T {{ input {channels}@{size}\n conv {filters}@1 {tail} }}"
     ).graph
     arrays = positive_buffers(graph, random_arrays(graph, 2))
+    expected = evaluate(graph, arrays)["output"]
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+WINOGRAD = [
+    # channels, filters, size, pad
+    (16, 16, "16x20", "pad=1"),
+    (40, 24, "33x9", "pad=1"),
+    (20, 70, "14x15", ""),
+    (32, 16, "8x30", "pad=[(2, 1), (0, 2)]"),
+]
+
+
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+@pytest.mark.parametrize("tail", ["", "-> bn -> leaky_relu 0.1", "-> gelu"])
+def test_winograds_convolution_is_the_direct_one(case, tail):
+    channels, filters, size, pad = case
+    text = f"net T {{ input {channels}@{size}\n conv {filters}@3x3 {pad} {tail} }}"
+    graph = convdsl.load_source(text).graph
+    arrays = positive_buffers(graph, random_arrays(graph, 2))
+    expected = evaluate(graph, arrays)["output"]
     program = compile(graph, batch=2)
-    assert any("pointwise" in step.reason for step in program.plan.steps)
+    assert any("Winograd" in step.reason for step in program.plan.steps)
+    # Its transforms round some ten times as much as a sum does.
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 5e-5
+    exact = compile(graph, batch=2, accuracy="exact")
+    assert not any("Winograd" in step.reason for step in exact.plan.steps)
+
+
+@pytest.mark.parametrize("tail", ["relu", "bn -> relu"])
+def test_winograds_gradients(tail):
+    text = (
+        f"net T {{ input 3@12x12\n conv 16@1x1 -> conv 32@3x3 pad=1 bias=off -> {tail}\n flatten }}"
+    )
+    graph = convdsl.load_source(text).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = positive_buffers(graph, random_arrays(lowered, 4, seed=5))
+    expected = evaluate(lowered, arrays)
+    for name, value in run(graph, arrays, 4, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-4, name
+
+
+STRIDED = [
+    # window, stride, pad, size: every remainder, some without a tap, more than the window's reach
+    ("3x3", "2", "1", "9x8"),
+    ("1x1", "2", "0", "7x8"),
+    ("3x2", "3x1", "1", "11x6"),
+    ("5x5", "4", "2", "13x15"),
+    ("3x3", "2", "[(0, 1), (2, 0)]", "8x8"),
+    ("2x2", "5", "0", "12x12"),
+]
+
+
+@pytest.mark.parametrize("case", STRIDED, ids=str)
+def test_gradients_of_strided_convolutions(case):
+    window, stride, pad, size = case
+    text = f"net T {{ input 3@{size}\n conv 12@1x1 bias=off -> conv 20@{window} /{stride} "
+    graph = convdsl.load_source(text + f"pad={pad} bias=off -> relu\n flatten }}").graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = random_arrays(lowered, 4, seed=5)
+    expected = evaluate(lowered, arrays)
+    for name, value in run(graph, arrays, 4, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-5, name
+
+
+GROUPED = [
+    # channels, filters, groups: whole blocks, blocks of groups, zeros computed along, none of these
+    (64, 32, 2, "9x9"),
+    (32, 32, 8, "7x8"),
+    (12, 20, 4, "6x7"),
+    (24, 24, 24, "9x9"),
+    (22, 44, 22, "5x6"),
+]
+
+
+@pytest.mark.parametrize("case", GROUPED, ids=str)
+def test_grouped_convolutions(case):
+    channels, filters, groups, size = case
+    text = f"net T {{ input 3@{size}\n conv {channels}@1x1 bias=off\n"
+    text += f" conv {filters}@3x3 pad=1 groups={groups} -> relu }}"
+    graph = convdsl.load_source(text).graph
+    arrays = random_arrays(graph, 2)
     expected = evaluate(graph, arrays)["output"]
     assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
 

@@ -182,16 +182,17 @@ def gradient_graph(graph):
 
 def run_compiled(graph, lowered, given, expected, seed, text, batch):
     from convdsl import passes
-    from convdsl.compiler import _target
+    from convdsl.compiler import _laid_out, _target
     from convdsl.plan import plan
     from convdsl.runtime.cpu import CpuMachine
 
-    planned = plan(passes.fuse(lowered), batch, _target("cpu"))
+    target = _target("cpu")
+    planned = plan(_laid_out(passes.fuse(lowered), target), batch, target)
     single = {
         n: np.ascontiguousarray(a, np.float32 if a.dtype.kind == "f" else np.int64)
         for n, a in given.items()
     }
-    machine = CpuMachine(planned, single, 2)
+    machine = CpuMachine(planned, single)
     machine.poison()
     machine.prepare()
     inputs = {p.name: single[p.name] for p in planned.variables if p.role in ("input", "target")}

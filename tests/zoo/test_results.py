@@ -186,6 +186,27 @@ def test_compiled_forward_is_torchs(name):
         assert relative_error(ours, theirs.numpy()) < 1e-4
 
 
+def torch_gradients(graph, arrays):
+    """The loss and the gradients of the parameters, in the precision of the arrays."""
+    tensors = {
+        v.name: torch.from_numpy(arrays[v.name]).requires_grad_(v.role != "buffer")
+        for v in graph.variables
+    }
+    (logits,) = in_torch(graph, tensors[graph.inputs[0].name], tensors, training=True)
+    loss = F.cross_entropy(logits, torch.from_numpy(arrays["target"]))
+    loss.backward()
+    return loss.item(), {v.name: tensors[v.name].grad.numpy() for v in graph.parameters}
+
+
+def moved(arrays, seed):
+    """The arrays in float64, every element moved by some 1e-6 of itself."""
+    random = np.random.default_rng(seed)
+    return {
+        n: a * (1 + 1e-6 * random.standard_normal(a.shape)) if a.dtype == np.float64 else a
+        for n, a in doubles(arrays).items()
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_compiled_gradients_are_torchs(name):
@@ -194,19 +215,20 @@ def test_compiled_gradients_are_torchs(name):
     arrays = drawn(compiler.lower(graph, "cross_entropy"))
     step.update({v.name: arrays[v.name] for v in (*graph.parameters, *graph.buffers)})
     loss, gradients = step.value_and_grad(arrays[graph.inputs[0].name], arrays["target"])
-    exact = doubles(arrays)
-    tensors = {
-        v.name: torch.from_numpy(exact[v.name]).requires_grad_(v.role != "buffer")
-        for v in graph.variables
-    }
-    (logits,) = in_torch(graph, tensors[graph.inputs[0].name], tensors, training=True)
-    expected = F.cross_entropy(logits, torch.from_numpy(arrays["target"]))
-    expected.backward()
-    assert abs(loss - expected.item()) < 1e-3
-    norms = {v.name: tensors[v.name].grad.norm().item() for v in graph.parameters}
-    for name, norm in norms.items():
-        difference = np.linalg.norm(gradients[name] - tensors[name].grad.numpy())
-        # Where an element is about as large as another, or about zero, float32 may take the other
-        # maximum or the other side of a ReLU, which moves a gradient: torch's own by up to 4 %.
-        # The interpreter's, above, are held to float64's precision.
-        assert difference < 5e-2 * max(norm, 1e-3 * max(norms.values())), name
+    exact_loss, exact = torch_gradients(graph, doubles(arrays))
+    largest = max(np.linalg.norm(g) for g in exact.values())
+    scales = {n: max(np.linalg.norm(g), 1e-3 * largest) for n, g in exact.items()}
+
+    def distance(found):
+        return max(np.linalg.norm(found[n] - exact[n]) / scales[n] for n in exact)
+
+    # Rounding takes an element about as large as another, or about zero, to the other maximum or
+    # to the other side of a ReLU, which moves gradients by a step, and batch normalisation over a
+    # handful of elements amplifies it from layer to layer. How far that carries is shown by torch
+    # itself: in float32, and in float64 with weights moved by as much as float32 sums round.
+    others = [torch_gradients(graph, arrays)]
+    others += [torch_gradients(graph, moved(arrays, seed)) for seed in range(3)]
+    loss_reach = max(abs(other - exact_loss) for other, _ in others)
+    reach = max(distance(other) for _, other in others)
+    assert abs(loss - exact_loss) < 1e-5 + 4 * loss_reach
+    assert distance(gradients) < 1e-4 + 4 * reach

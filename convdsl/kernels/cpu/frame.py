@@ -1,7 +1,8 @@
 """The frame of a CPU kernel: how its buffers and sizes arrive.
 
-Every kernel is ``kernel(args, begin, end)``: ``args`` points at the addresses of its buffers and
-then its sizes, and [begin, end) is the part of its work that this call does.
+Every kernel is ``kernel(args, begin, end, part)``: ``args`` points at the addresses of its buffers
+and then its sizes, [begin, end) is the share of its work that this call does, and ``part`` numbers
+the calls that run at the same time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from collections.abc import Sequence
 from convdsl.kernels.nests import INDENT
 from convdsl.plan.model import Kernel
 
-VECTOR_FUNCTIONS = "load, splat, zero, fma, lane, load_first"
+VECTOR_FUNCTIONS = ("load", "load_first", "splat", "zero", "wide", "fma", "store")
 POINTER = {"float32": "floats", "int64": "ints"}
+
+
+def vectors_line(lanes: int, mark: str = "") -> str:
+    """The line that defines the functions on vectors of so many lanes."""
+    return f"{', '.join(name + mark for name in VECTOR_FUNCTIONS)} = vectors({lanes})"
 
 
 def kernel(
@@ -28,8 +34,8 @@ def kernel(
 
     With ``lanes`` the body may use the functions on vectors of that many float32.
     """
-    lines = [f"{VECTOR_FUNCTIONS} = vectors({lanes})", "", ""] if lanes else []
-    lines += [f"def {name}(args, begin, end):", f'{INDENT}"""{doc}"""']
+    lines = [vectors_line(lanes), "", ""] if lanes else []
+    lines += [f"def {name}(args, begin, end, part):", f'{INDENT}"""{doc}"""']
     for position, (pointer, dtype) in enumerate(pointers):
         lines.append(f"{INDENT}{pointer} = {POINTER[dtype]}(args[{position}])")
     for position, size in enumerate(sizes, len(pointers)):

@@ -1,40 +1,53 @@
-"""Copies of planes with zeros around them, so that a window never meets a border."""
+"""Copies of feature maps with zeros around them, so that a window never meets a border."""
 
 from __future__ import annotations
 
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.sizes import Sizes
-from convdsl.plan.model import Call
+from convdsl.plan.model import Call, Kernel
 
 
-def pad_call(s: Sizes, planes: int, source: str, target: str) -> Call:
-    """The call that fills ``target`` (planes × padded height × padded width) from ``source``."""
-    sizes = (s.H, s.W, s.padded_height, s.padded_width, s.PH, s.PW)
-    return Call(_KERNEL, (source, target), sizes, planes, planes * s.padded_size)
+def pad_call(s: Sizes, planes: int, lanes: int, source: str, target: str) -> Call:
+    """The call that fills ``target`` from ``source``, planes of ``lanes`` channels each.
+
+    The target has as many rows and columns as windows reach.
+    """
+    sizes = (s.D, s.H, s.W * lanes, s.PD, s.PH, s.PW * lanes)
+    padded = (s.padded_depth, s.padded_height, s.padded_width * lanes)
+    work = planes * s.padded_depth
+    return Call(_KERNEL, (source, target), (*sizes, *padded), work, work * padded[1] * padded[2])
 
 
-_KERNEL = kernel(
-    "pad_planes",
-    [("x", "float32"), ("padded", "float32")],
-    ["H", "W", "PH", "PW", "top", "left"],
-    [
-        "for plane in range(begin, end):",
-        "    first = min(left, PW)",
-        "    last = max(first, min(left + W, PW))",
-        "    for py in range(PH):",
-        "        row = py - top",
-        "        at = (plane * PH + py) * PW",
-        "        if row < 0 or row >= H:",
-        "            for px in range(PW):",
-        "                padded[at + px] = float32(0.0)",
+def _kernel() -> Kernel:
+    body = [
+        "for unit in range(begin, end):",
+        "    plane = unit // TD",
+        "    z = unit % TD - front",
+        "    first = max(0, min(left, TW))",
+        "    last = max(first, min(left + W, TW))",
+        "    for ty in range(TH):",
+        "        row = ty - top",
+        "        at = (unit * TH + ty) * TW",
+        "        if z < 0 or z >= D or row < 0 or row >= H:",
+        "            for tx in range(TW):",
+        "                padded[at + tx] = float32(0.0)",
         "        else:",
-        "            for px in range(first):",
-        "                padded[at + px] = float32(0.0)",
-        "            source = (plane * H + row) * W - left",
-        "            for px in range(first, last):",
-        "                padded[at + px] = x[source + px]",
-        "            for px in range(last, PW):",
-        "                padded[at + px] = float32(0.0)",
-    ],
-    "padded[planes, PH, PW] from x[planes, H, W], zeros around it; a unit per plane.",
-)
+        "            for tx in range(first):",
+        "                padded[at + tx] = float32(0.0)",
+        "            source = ((plane * D + z) * H + row) * W - left",
+        "            for tx in range(first, last):",
+        "                padded[at + tx] = x[source + tx]",
+        "            for tx in range(last, TW):",
+        "                padded[at + tx] = float32(0.0)",
+    ]
+    return kernel(
+        "pad",
+        [("x", "float32"), ("padded", "float32")],
+        ["D", "H", "W", "front", "top", "left", "TD", "TH", "TW"],
+        body,
+        "padded[planes, TD, TH, TW] from x[planes, D, H, W], zeros around it; "
+        "a unit per plane and depth.",
+    )
+
+
+_KERNEL = _kernel()

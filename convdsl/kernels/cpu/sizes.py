@@ -1,7 +1,11 @@
-"""The sizes of a window over images, as the generators name them; a series has height 1."""
+"""The sizes of a window over volumes, as the generators name them.
+
+Images have depth 1 and series height 1 too, so that one kernel serves all ranks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convdsl.ops.families import Geometry
@@ -9,24 +13,35 @@ from convdsl.ops.families import Geometry
 
 @dataclass(frozen=True)
 class Sizes:
-    """Input, output, window, stride, padding before and dilation, by height and width."""
+    """Input, output, window, stride, padding before and dilation, by depth, height and width."""
 
+    D: int
     H: int
     W: int
+    OD: int
     OH: int
     OW: int
+    KD: int
     KH: int
     KW: int
+    SD: int
     SH: int
     SW: int
+    PD: int
     PH: int
     PW: int
+    DD: int
     DH: int
     DW: int
 
     @property
+    def padded_depth(self) -> int:
+        """As many planes as the windows reach; fewer than the input's where they leave some out."""
+        return (self.OD - 1) * self.SD + (self.KD - 1) * self.DD + 1
+
+    @property
     def padded_height(self) -> int:
-        """As many rows as the windows reach; fewer than the input's where they leave some out."""
+        """As many rows as the windows reach."""
         return (self.OH - 1) * self.SH + (self.KH - 1) * self.DH + 1
 
     @property
@@ -35,18 +50,34 @@ class Sizes:
         return (self.OW - 1) * self.SW + (self.KW - 1) * self.DW + 1
 
     @property
-    def padded_size(self) -> int:
-        return self.padded_height * self.padded_width
+    def padded_pixels(self) -> int:
+        return self.padded_depth * self.padded_height * self.padded_width
+
+    @property
+    def outputs(self) -> int:
+        """Positions of the result."""
+        return self.OD * self.OH * self.OW
+
+    @property
+    def taps(self) -> int:
+        """Elements of the window."""
+        return self.KD * self.KH * self.KW
 
     @property
     def inside(self) -> bool:
         """Whether no window meets a border, so that the input serves as it is."""
-        fits = self.padded_height <= self.H and self.padded_width <= self.W
-        return fits and self.PH == self.PW == 0
+        fits = self.padded_depth <= self.D
+        fits = fits and self.padded_height <= self.H and self.padded_width <= self.W
+        return fits and self.PD == self.PH == self.PW == 0
+
+
+def triple(sizes: Sequence[int], fill: int) -> tuple[int, ...]:
+    """Sizes of a series, image or volume by depth, height and width."""
+    return (fill, fill, *sizes)[-3:]
 
 
 def sizes_of(g: Geometry) -> Sizes:
-    """The sizes of a window over images or series."""
+    """The sizes of a window over volumes, images or series."""
     rows = (
         (g.input, 1),
         (g.output, 1),
@@ -55,5 +86,4 @@ def sizes_of(g: Geometry) -> Sizes:
         (g.before, 0),
         (g.dilation, 1),
     )
-    pairs = [(fill, *sizes)[-2:] for sizes, fill in rows]
-    return Sizes(*(size for pair in pairs for size in pair))
+    return Sizes(*(size for sizes, fill in rows for size in triple(sizes, fill)))

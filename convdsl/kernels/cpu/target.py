@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu import convolution, nests, pointwise, product, weight_gradient
-from convdsl.ops.families import Convolution, Family, Product
+from convdsl.kernels.cpu import (
+    direct,
+    maps,
+    nests,
+    pooling,
+    product,
+    reblock,
+    weight_gradient,
+    winograd,
+)
+from convdsl.ops.families import (
+    Convolution,
+    Family,
+    Map,
+    Pooling,
+    PoolingGradient,
+    Product,
+    Reblock,
+    Reduction,
+)
 from convdsl.plan.model import Recipe
 
 
 @dataclass(frozen=True)
 class CpuTarget:
-    """Kernels for the host's processor; ``lanes`` is its vector width in float32 elements."""
+    """Kernels for the host's processor.
+
+    ``lanes`` is its vector width in float32 elements. ``exact`` leaves out algorithms that round
+    more than a sum does.
+    """
 
     lanes: int = 8
+    threads: int = 1
+    exact: bool = False
     name: str = "cpu"
 
     def recipe(self, family: Family) -> Recipe:
@@ -21,10 +45,16 @@ class CpuTarget:
         match family:
             case Product():
                 return product.recipe(family)
-            case Convolution() if pointwise.fits(family, self.lanes):
-                return pointwise.recipe(family, self.lanes)
-            case Convolution() if convolution.fits(family, self.lanes):
-                return convolution.recipe(family, self.lanes)
-            case Convolution() if weight_gradient.fits(family, self.lanes):
-                return weight_gradient.recipe(family, self.lanes)
+            case Convolution() if not self.exact and winograd.pays(family, self.threads):
+                return winograd.recipe(family, self.threads)
+            case Convolution() if direct.fits(family):
+                return direct.recipe(family)
+            case Convolution() if weight_gradient.fits(family):
+                return weight_gradient.recipe(family)
+            case Pooling() | PoolingGradient() if pooling.fits(family):
+                return pooling.recipe(family)
+            case Reblock():
+                return reblock.recipe(family)
+            case Map() | Reduction() if maps.fits(family, self.lanes):
+                return maps.recipe(family)
         return nests.recipe(family)

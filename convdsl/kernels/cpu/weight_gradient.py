@@ -1,149 +1,208 @@
 """The gradient of a convolution by its weights on the CPU: filters along the lanes, pixels summed.
 
-dy is turned so that a pixel's filters lie side by side and x is padded; then every weight of a tile
-of taps × filters is a sum over the pixels of all images, held in registers.
+A register tile holds the sums of some channels (or columns of the window, where the input is plain)
+× vectors of filters; it goes over the pixels of all images, chunk by chunk of rows so that what is
+read stays in the cache while the window moves over it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from convdsl.kernels.cpu.direct import NEAR, REGISTERS
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.sizes import sizes_of
+from convdsl.kernels.cpu.sizes import Sizes, sizes_of
+from convdsl.kernels.nests import INDENT
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
-TAPS = 6
-"""Taps of a register tile: with two vectors of filters, 12 accumulators of 16 registers."""
-VECTORS = 2
-"""Vectors of filters in a tile."""
+
+@dataclass(frozen=True)
+class _Tile:
+    """Sources of the input × vectors of filters whose sums are in registers at a time."""
+
+    sources: int
+    vectors: int
 
 
-def fits(family: Convolution, lanes: int) -> bool:
-    """Whether this generator computes the gradient: ungrouped, of series and images."""
-    return (
-        family.direction == "weight"
-        and family.groups == 1
-        and len(family.geometry.window) in (1, 2)
-        and family.filters >= lanes // 2
-    )
+def fits(family: Convolution) -> bool:
+    """Whether this generator computes the gradient: of whole blocks of filters in every group."""
+    if family.direction != "weight" or family.y_lanes == 1:
+        return False
+    channels, filters = (n // family.groups for n in (family.channels, family.filters))
+    whole = channels % family.x_lanes == 0 and filters % family.y_lanes == 0
+    return family.groups == 1 or whole
 
 
-def recipe(family: Convolution, lanes: int) -> Recipe:
-    """Turn dy, pad x, sum."""
+def _tile_of(family: Convolution, s: Sizes) -> _Tile:
+    lanes = family.y_lanes
+    most = REGISTERS[lanes] // 4
+    # Of a plain input, as of an image, the columns of the window are the sources.
+    extent = s.KW if family.x_lanes == 1 else family.x_lanes
+    sources = -(-extent // -(-extent // most))
+    blocks = -(-family.filters // family.groups // lanes)
+    fitting = [
+        v
+        for v in range(1, 4)
+        if (sources + 1) * v + 1 <= REGISTERS[lanes] and (family.groups == 1 or blocks % v == 0)
+    ]
+    return _Tile(sources, min(fitting, key=lambda v: -(-blocks // v) * (sources * v + v + 2)))
+
+
+def recipe(family: Convolution) -> Recipe:
+    """Pad x, sum, put the sums where the weights are."""
     s = sizes_of(family.geometry)
-    block = lanes * VECTORS
-    blocks = -(-family.filters // block)
-    pixels = family.batch * s.OH * s.OW
-    planes = family.batch * family.channels
-    taps = family.channels * s.KH * s.KW
-    groups = -(-taps // TAPS)
-    turn = Call(
-        _turn(block),
-        ("in1", "turned"),
-        (family.batch, family.filters, s.OH * s.OW, blocks),
-        blocks * family.batch,
-        blocks * block * pixels,
-    )
-    calls, temporaries = [turn], [("turned", blocks * block * pixels)]
-    source, height, width = "in0", s.H, s.W
+    tile = _tile_of(family, s)
+    lanes, wide = family.y_lanes, tile.vectors * family.y_lanes
+    tiles = -(-family.filters // wide)
+    blocks = -(-family.filters // lanes)
+    channels = family.channels // family.groups
+    channel_blocks = -(-channels // family.x_lanes)
+    plain = family.x_lanes == 1
+    columns = -(-s.KW // tile.sources) if plain else s.KW
+    parts = 1 if plain else family.x_lanes // tile.sources
+    window = s.KD * s.KH * columns
+    sums = tiles * channel_blocks * parts * window * tile.sources * wide
+    calls, temporaries = [], [("sums", sums)]
+    source, depth, height, width = "in0", s.D, s.H, s.W
     if not s.inside:
-        source, height, width = "padded", s.padded_height, s.padded_width
-        calls.append(pad_call(s, planes, "in0", source))
-        temporaries.append((source, planes * s.padded_size))
-    total = Call(
-        _sum(lanes),
-        (source, "turned", "out"),
-        (
-            family.batch,
-            family.channels,
+        planes = family.batch * -(-family.channels // family.x_lanes)
+        source, depth, height, width = (
+            "padded",
+            s.padded_depth,
+            s.padded_height,
+            s.padded_width,
+        )
+        calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
+        # Sources beyond the window's last column read a little further.
+        temporaries.append((source, planes * s.padded_pixels * family.x_lanes + REGISTERS[lanes]))
+    row_bytes = 4 * (width * s.SH * family.x_lanes + s.OW * wide)
+    rows = max(1, min(s.OD * s.OH, NEAR // row_bytes))
+    calls.append(
+        Call(
+            _kernel(tile, s.SW, family, columns * tile.sources > s.KW and plain),
+            (source, "in1", "sums"),
+            (
+                *(family.batch, channel_blocks * family.groups, channel_blocks, blocks),
+                tiles // family.groups,
+                *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, columns, s.KW),
+                *(s.SD, s.SH, s.DD, s.DH, s.DW, rows),
+            ),
+            tiles * channel_blocks * parts,
+            family.filters * channels * s.taps * family.batch * s.outputs,
+        )
+    )
+    sizes = (channels, s.KD * s.KH, s.KW, columns, channel_blocks * parts)
+    calls.append(
+        Call(
+            _unpack(tile, wide, plain),
+            ("sums", "out"),
+            sizes,
             family.filters,
-            groups,
-            height,
-            width,
-            s.OH,
-            s.OW,
-            s.KH,
-            s.KW,
-            s.SH,
-            s.SW,
-            s.DH,
-            s.DW,
-        ),
-        blocks * groups,
-        family.filters * taps * pixels,
+            family.filters * channels * s.taps,
+        )
     )
-    reason = f"summed over pixels, {TAPS} taps × {block} filters in registers"
-    return Recipe((*calls, total), tuple(temporaries), reason)
+    what = "columns" if plain else "channels"
+    reason = f"summed over pixels, {tile.sources} {what} × {wide} filters in registers"
+    return Recipe((*calls,), tuple(temporaries), reason)
 
 
-def _turn(block: int) -> Kernel:
-    body = [
-        "for unit in range(begin, end):",
-        "    fb = unit // N",
-        "    n = unit % N",
-        "    for p in range(P):",
-        f"        at = ((fb * N + n) * P + p) * {block}",
-        f"        for lane in range({block}):",
-        f"            f = fb * {block} + lane",
-        "            inside = f < F",
-        "            turned[at + lane] = dy[(n * F + f) * P + p] if inside else float32(0.0)",
+SIZES = (
+    *("N", "XB", "CB", "FB", "tiles", "D", "H", "W", "OD", "OH", "OW"),
+    *("KD", "KH", "columns", "KW", "SD", "SH", "DD", "DH", "DW", "rows"),
+)
+
+
+def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kernel:
+    lanes, channels = family.y_lanes, family.x_lanes
+    wide = tile.vectors * lanes
+    plain = channels == 1
+    parts = 1 if plain else channels // tile.sources
+    sources, vectors = range(tile.sources), range(tile.vectors)
+    sums = [(q, v) for q in sources for v in vectors]
+    scaled = "" if plain else f" * {channels}"
+    start = "(((n * XB + xb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
+    column = f"column * {tile.sources} * DW" if plain else "column * DW"
+    first = "" if plain else " + first"
+    # A column beyond the window's last is summed along with the last and left out in the end.
+    offsets = [
+        f"min({q}, KW - 1 - column * {tile.sources}) * DW" if ragged else f"{q} * DW"
+        for q in sources
     ]
-    return kernel(
-        f"filters_innermost_by_{block}",
-        [("dy", "float32"), ("turned", "float32")],
-        ["N", "F", "P", "blocks"],
-        body,
-        f"turned[F/{block}, N, P, {block}] from dy[N, F, P]; a unit per block and image.",
-    )
-
-
-def _sum(lanes: int) -> Kernel:
-    block = lanes * VECTORS
-    tile = [(q, v) for q in range(TAPS) for v in range(VECTORS)]
+    step = [f"w{v} = load(dy, y{v})" for v in vectors]
+    for q in sources:
+        place = f"at + x{q}" if plain else f"at + {q}"
+        step.append(f"pixel = splat(x, {place})")
+        step += [f"s{q}_{v} = fma(pixel, w{v}, s{q}_{v})" for v in vectors]
+    step.append(f"at += {stride * channels}")
+    step += [f"y{v} += {lanes}" for v in vectors]
     body = [
-        "taps = C * KH * KW",
+        "P = OD * OH * OW",
+        f"each = KD * KH * columns * {tile.sources * wide}",
         "for unit in range(begin, end):",
-        "    fb = unit // groups",
-        f"    first = (unit % groups) * {TAPS}",
-    ]
-    for q in range(TAPS):
-        # Beyond the last tap the first is summed again and not stored.
-        body += [
-            f"    q{q} = first + {q} if first + {q} < taps else first",
-            f"    c{q} = q{q} // (KH * KW)",
-            f"    k{q} = q{q} % (KH * KW)",
-            f"    o{q} = (c{q} * PH + k{q} // KW * DH) * PW + k{q} % KW * DW",
-        ]
-    body += [f"    s{q}_{v} = zero()" for q, v in tile]
-    body += [
+        f"    tile = unit // (CB * {parts})",
+        f"    xb = tile // tiles * CB + unit // {parts} % CB",
+        *([] if plain else [f"    first = unit % {parts} * {tile.sources}"]),
+        # A last tile with fewer blocks of filters sums its last one again.
+        *(f"    f{v} = min(tile * {tile.vectors} + {v}, FB - 1)" for v in vectors),
+        "    for k in range(unit * each, (unit + 1) * each):",
+        "        sums[k] = float32(0.0)",
         "    for n in range(N):",
-        "        for oy in range(OH):",
-        "            row = (n * C * PH + oy * SH) * PW",
-        f"            at = ((fb * N + n) * OH + oy) * OW * {block}",
-        "            for ox in range(OW):",
+        "        for begin_row in range(0, OD * OH, rows):",
+        "            end_row = min(begin_row + rows, OD * OH)",
+        "            k = unit * each",
+        "            for kz in range(KD):",
+        "                for ky in range(KH):",
+        "                    for column in range(columns):",
+        *_indent(6, [f"x{q} = {offsets[q]}" for q in sources] if plain else []),
+        *_indent(6, [f"s{q}_{v} = load(sums, k + {q * wide + v * lanes})" for q, v in sums]),
+        "                        for row in range(begin_row, end_row):",
+        "                            oz = row // OH",
+        "                            oy = row % OH",
+        f"                            at = ({start} + {column}){scaled}{first}",
+        *_indent(7, [f"y{v} = ((n * FB + f{v}) * P + row * OW) * {lanes}" for v in vectors]),
+        "                            for ox in range(OW):",
+        *_indent(8, step),
+        *_indent(6, [f"store(sums, k + {q * wide + v * lanes}, s{q}_{v})" for q, v in sums]),
+        f"                        k += {tile.sources * wide}",
     ]
-    inner = [f"d{v} = load(turned, at + ox * {block} + {v * lanes})" for v in range(VECTORS)]
-    for q in range(TAPS):
-        inner.append(f"x{q} = splat(padded, row + o{q} + ox * SW)")
-        inner += [f"s{q}_{v} = fma(x{q}, d{v}, s{q}_{v})" for v in range(VECTORS)]
-    body += ["                " + line for line in inner]
-    for v in range(VECTORS):
-        body += [
-            f"    start = fb * {block} + {v * lanes}",
-            f"    for k in range(min(F - start, {lanes})):",
-            "        at = (start + k) * taps + first",
-        ]
-        for q in range(TAPS):
-            body += [
-                f"        if first + {q} < taps:",
-                f"            dw[at + {q}] = lane(s{q}_{v}, k)",
-            ]
+    name = f"weight_gradient_{tile.sources}x{wide}_stride{stride}"
     return kernel(
-        f"convolution2d_weight_{lanes}",
-        [("padded", "float32"), ("turned", "float32"), ("dw", "float32")],
-        ["N", "C", "F", "groups", "PH", "PW", "OH", "OW", "KH", "KW", "SH", "SW", "DH", "DW"],
+        name + ("_plain" if plain else "") + ("_ragged" if ragged else ""),
+        [("x", "float32"), ("dy", "float32"), ("sums", "float32")],
+        SIZES,
         body,
-        f"dw[F, taps] summed over pixels; a unit per {block} filters and {TAPS} taps.",
+        f"sums[F/{wide}, C/{tile.sources}, window, {tile.sources}, {wide}] of x · dy over pixels.",
         ("contract",),
         lanes,
+    )
+
+
+def _indent(depth: int, lines: list[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _unpack(tile: _Tile, wide: int, plain: bool) -> Kernel:
+    rows = "(f // {wide} * parts + {part}) * R * columns + r * columns + {column}"
+    part, column, source = (
+        ("c", f"k // {tile.sources}", f"k % {tile.sources}")
+        if plain
+        else (f"c // {tile.sources}", "k", f"c % {tile.sources}")
+    )
+    at = rows.format(wide=wide, part=part, column=column)
+    body = [
+        "for f in range(begin, end):",
+        "    for c in range(C):",
+        "        for r in range(R):",
+        "            for k in range(KW):",
+        f"                at = (({at}) * {tile.sources} + {source}) * {wide} + f % {wide}",
+        "                dw[((f * C + c) * R + r) * KW + k] = sums[at]",
+    ]
+    return kernel(
+        f"unpack_{tile.sources}x{wide}" + ("_plain" if plain else ""),
+        [("sums", "float32"), ("dw", "float32")],
+        ["C", "R", "KW", "columns", "parts"],
+        body,
+        "dw[F, C, R, KW] from sums; a unit per filter.",
     )

@@ -14,6 +14,8 @@ class CudaTarget:
     """Kernels for NVIDIA GPUs."""
 
     name: str = "cuda"
+    lanes: int = 1
+    threads: int = 1
 
     def recipe(self, family: Family) -> Recipe:
         """The loop nest of the family."""

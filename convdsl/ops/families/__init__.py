@@ -21,7 +21,7 @@ from convdsl.ops.families.base import (
     operand,
 )
 from convdsl.ops.families.maps import Map, Reduction
-from convdsl.ops.families.moves import Along, Fill, Join, Permute
+from convdsl.ops.families.moves import Along, Fill, Join, Permute, Reblock
 from convdsl.ops.families.products import Product
 from convdsl.ops.families.windows import (
     AdaptiveMaximum,
@@ -50,6 +50,7 @@ __all__ = [
     "Pooling",
     "PoolingGradient",
     "Product",
+    "Reblock",
     "Reducer",
     "Reduction",
     "Table",

@@ -174,16 +174,20 @@ class Epilogue:
             values[operand(k)] = Load(f"e{k}", at)
         return substitute(self.expression, values)
 
-    @property
-    def planar(self) -> bool:
-        """Whether every operand varies along all spatial axes of the result or along none."""
-        return all(len(set(present[2:])) < 2 for present in self.present)
+    def planar(self, trailing: int = 0) -> bool:
+        """Whether every operand varies along all spatial axes of the result or along none.
 
-    def flattened(self) -> Epilogue:
+        Those are the axes after batch and channels but for the last ``trailing``.
+        """
+        return all(len(set(p[2 : len(p) - trailing])) < 2 for p in self.present)
+
+    def flattened(self, trailing: int = 0) -> Epilogue:
         """The same with the spatial axes of the result as one."""
-        assert self.planar
-        present = tuple((*p[:2], any(p[2:])) for p in self.present)
-        return Epilogue(self.expression, present, self.whole)
+        present = []
+        for p in self.present:
+            end = len(p) - trailing
+            present.append((*p[:2], any(p[2:end]), *p[end:]))
+        return Epilogue(self.expression, tuple(present), self.whole)
 
     def full(self, first: int) -> tuple[int, ...]:
         """The places, counted from ``first``, of the operands that are as large as the result."""

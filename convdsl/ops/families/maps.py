@@ -33,7 +33,7 @@ from convdsl.ops.families.base import (
 
 
 @dataclass(frozen=True)
-class _Loops:
+class Loops:
     """The axes of a broadcast, merged where every operand treats them alike."""
 
     sizes: tuple[int, ...]
@@ -43,7 +43,7 @@ class _Loops:
     """(axis, loop) for the axes that were kept apart."""
 
     @staticmethod
-    def merge(shape: Shape, present: Sequence[tuple[bool, ...]], apart: frozenset[int]) -> _Loops:
+    def merge(shape: Shape, present: Sequence[tuple[bool, ...]], apart: frozenset[int]) -> Loops:
         """Merge neighbouring axes, except those ``apart``, whose own index is needed."""
         sizes: list[int] = []
         columns: list[tuple[bool, ...]] = []
@@ -59,7 +59,7 @@ class _Loops:
                 continue
             sizes.append(size)
             columns.append(column)
-        return _Loops(tuple(sizes), tuple(columns), tuple(alone.items()))
+        return Loops(tuple(sizes), tuple(columns), tuple(alone.items()))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _broadcast_nest(
     used = {s.name for s in symbols(expression)}
     apart = frozenset(a + 1 for a in range(len(shape) - 1) if f"i{a}" in used)
     kept = kept or (True,) * len(shape)
-    merged = _Loops.merge(shape, [kept, *present], apart)
+    merged = Loops.merge(shape, [kept, *present], apart)
     size = SizeNames()
     extents = size.row("n", merged.sizes)
     loops = [symbol(f"j{axis}") for axis in range(len(merged.sizes))]

@@ -121,6 +121,49 @@ class Permute(Family):
 
 
 @dataclass(frozen=True)
+class Reblock(Family):
+    """Feature maps N×channels×pixels into blocks of channels, N×⌈C/lanes⌉×pixels×lanes, or back.
+
+    Lanes beyond the last channel become zero.
+    """
+
+    batch: int
+    channels: int
+    pixels: int
+    lanes: int
+    back: bool = False
+
+    def nest(self) -> Nest:
+        size = SizeNames()
+        n, p = symbol("n"), symbol("p")
+        count, channels, pixels = (
+            size("N", self.batch),
+            size("C", self.channels),
+            size("P", self.pixels),
+        )
+        blocks, lanes = size("B", -(-self.channels // self.lanes)), size("L", self.lanes)
+        batch_axis, pixel_axis = Axis("n", "N"), Axis("p", "P")
+        if self.back:
+            c = symbol("c")
+            at = flat([n, c // lanes, p, c % lanes], [count, blocks, pixels, lanes])
+            axes: tuple[Axis, ...] = (batch_axis, Axis("c", "C"), pixel_axis)
+            element: Expr = Load("x", at)
+        else:
+            channel = symbol("b") * lanes + symbol("l")
+            at = flat([n, channel, p], [count, channels, pixels])
+            axes = (batch_axis, Axis("b", "B"), pixel_axis, Axis("l", "L"))
+            element = select(less(channel, channels), Load("x", at), 0.0)
+        return Nest(
+            "from_blocks" if self.back else "to_blocks",
+            (("x", "float32"),),
+            "float32",
+            size.items,
+            axes,
+            element,
+        )
+
+
+@dataclass(frozen=True)
 class Fill(Family):
     """A constant array."""
 

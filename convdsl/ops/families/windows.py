@@ -100,6 +100,10 @@ class Convolution(Family):
 
     ``forward``: x, w (, bias) → y; ``input``: dy, w → dx; ``weight``: x, dy → dw. Products are
     summed in float32 over channels, then window elements.
+
+    Feature maps lie in blocks of channels: ``x_lanes`` of them side by side at every position of x,
+    ``y_lanes`` at every position of y, as N×⌈C/lanes⌉×spatial×lanes; 1 is plain N×C×spatial. The
+    epilogue's axes are those of the blocks.
     """
 
     direction: Literal["forward", "input", "weight"]
@@ -110,6 +114,8 @@ class Convolution(Family):
     geometry: Geometry
     bias: bool = False
     epilogue: Epilogue | None = None
+    x_lanes: int = 1
+    y_lanes: int = 1
 
     @property
     def in_place(self) -> tuple[int, ...]:
@@ -124,66 +130,125 @@ class Convolution(Family):
         s = _Spatial(size, self.geometry)
         all_in, all_out = size("CG", self.channels), size("FG", self.filters)
 
+        x_place = _Blocked(size, "X", self.channels, self.x_lanes)
+        y_place = _Blocked(size, "Y", self.filters, self.y_lanes)
+
         def x(channel: Expr, at: Sequence[Expr]) -> Expr:
-            return Load("x", flat([n, channel, *at], [count, all_in, *s.input]))
+            return Load("x", x_place.position(n, count, channel, at, s.input))
 
         def y(name: str, filter: Expr, at: Sequence[Expr]) -> Expr:
-            return Load(name, flat([n, filter, *at], [count, all_out, *s.output]))
+            return Load(name, y_place.position(n, count, filter, at, s.output))
 
         def w(filter: Expr, channel: Expr) -> Expr:
             return Load("w", flat([filter, channel, *s.k], [all_out, per_group_in, *s.window]))
 
-        name = f"convolution{s.rank}d_{self.direction}"
-        batch_axis, filter_axis = Axis("n", "N"), Axis("f", "FG")
+        name = f"convolution{s.rank}d_{self.direction}" + ("_grouped" if self.groups > 1 else "")
+        name += f"_{self.x_lanes}to{self.y_lanes}" if {self.x_lanes, self.y_lanes} != {1} else ""
+        batch_axis = Axis("n", "N")
         if self.direction == "forward":
+            filter = y_place.channel
+            real = less(filter, all_out) if self.y_lanes > 1 else None
             at, inside = s.source()
-            channel = (f // per_group_out) * per_group_in + c if self.groups > 1 else c
+            channel = (filter // per_group_out) * per_group_in + c if self.groups > 1 else c
             operands: list[tuple[str, Scalar]] = [("x", "float32"), ("w", "float32")]
             total: Expr = Symbol("total")
             if self.bias:
                 operands.append(("b", "float32"))
-                total = total + Load("b", f)
+                bias: Expr = Load("b", filter)
+                total = total + (bias if real is None else select(real, bias, 0.0))
+            axes = y_place.axes(batch_axis, s.axes("o", "O"))
             if self.epilogue:
                 operands += self.epilogue.operands
-                total = self.epilogue.apply(total, [n, f, *s.o], [count, all_out, *s.output])
+                indices, sizes = (
+                    [symbol(name) for name in names] for names in zip(*axes, strict=True)
+                )
+                total = self.epilogue.apply(total, indices, sizes)
             return Nest(
-                name + ("_grouped" if self.groups > 1 else ""),
+                name,
                 tuple(operands),
                 "float32",
                 size.items,
-                (batch_axis, filter_axis, *s.axes("o", "O")),
-                select(inside, x(channel, at) * w(f, c), 0.0),
+                tuple(Axis(*axis) for axis in axes),
+                select(
+                    inside if real is None else both(inside, real),
+                    x(channel, at) * w(filter, c),
+                    0.0,
+                ),
                 (Axis("c", "C"), *s.axes("k", "K")),
                 "sum",
                 total,
             )
         if self.direction == "input":
+            own = x_place.channel
             at, inside = s.target()
             # Here c runs over all channels and f over the filters of c's group.
-            filter = (c // per_group_in) * per_group_out + f if self.groups > 1 else f
-            own = c % per_group_in if self.groups > 1 else c
+            filter = (own // per_group_in) * per_group_out + f if self.groups > 1 else f
+            within = own % per_group_in if self.groups > 1 else own
+            real = less(own, all_in) if self.x_lanes > 1 else None
             return Nest(
-                name + ("_grouped" if self.groups > 1 else ""),
+                name,
                 (("dy", "float32"), ("w", "float32")),
                 "float32",
                 size.items,
-                (batch_axis, Axis("c", "CG"), *s.axes("i", "I")),
-                select(inside, y("dy", filter, at) * w(filter, own), 0.0),
+                tuple(Axis(*axis) for axis in x_place.axes(batch_axis, s.axes("i", "I"))),
+                select(
+                    inside if real is None else both(inside, real),
+                    y("dy", filter, at) * w(filter, within),
+                    0.0,
+                ),
                 (Axis("f", "F"), *s.axes("k", "K")),
                 "sum",
             )
         at, inside = s.source()
         channel = (f // per_group_out) * per_group_in + c if self.groups > 1 else c
         return Nest(
-            name + ("_grouped" if self.groups > 1 else ""),
+            name,
             (("x", "float32"), ("dy", "float32")),
             "float32",
             size.items,
-            (filter_axis, Axis("c", "C"), *s.axes("k", "K")),
+            (Axis("f", "FG"), Axis("c", "C"), *s.axes("k", "K")),
             select(inside, x(channel, at) * y("dy", f, s.o), 0.0),
             (batch_axis, *s.axes("o", "O")),
             "sum",
         )
+
+
+class _Blocked:
+    """The positions of a feature map's elements, in blocks of ``lanes`` channels."""
+
+    def __init__(self, size: SizeNames, letter: str, channels: int, lanes: int) -> None:
+        self.letter = letter
+        self.lanes = lanes
+        self.blocks = size(f"{letter}B", -(-channels // lanes))
+        self.block, self.lane = symbol(f"{letter}b".lower()), symbol(f"{letter}l".lower())
+        if lanes > 1:
+            size(f"{letter}L", lanes)
+
+    @property
+    def channel(self) -> Expr:
+        """The channel under the indices of a result's axes."""
+        return self.block if self.lanes == 1 else self.block * self.lanes + self.lane
+
+    def axes(self, batch: Axis, spatial: Sequence[Axis]) -> list[tuple[str, str]]:
+        """Index and size of the axes of a result."""
+        found = [batch, Axis(f"{self.letter}b".lower(), f"{self.letter}B"), *spatial]
+        if self.lanes > 1:
+            found.append(Axis(f"{self.letter}l".lower(), f"{self.letter}L"))
+        return [(axis.index, axis.size) for axis in found]
+
+    def position(
+        self,
+        n: Expr,
+        count: Expr,
+        channel: Expr,
+        at: Sequence[Expr],
+        spatial: Sequence[Expr],
+    ) -> Expr:
+        """Where the element of a channel is."""
+        if self.lanes == 1:
+            return flat([n, channel, *at], [count, self.blocks, *spatial])
+        block, lane = channel // self.lanes, channel % self.lanes
+        return flat([n, block, *at, lane], [count, self.blocks, *spatial, integer(self.lanes)])
 
 
 @dataclass(frozen=True)
@@ -192,7 +257,7 @@ class Pooling(Family):
 
     The padding is −∞ for the maximum; for the mean it counts as zeros when ``count_pad`` is set
     and is left out of the divisor otherwise. A NaN in a window makes its maximum NaN. The
-    ``winner`` is the row-major position in the plane of the first element that is the maximum.
+    ``winner`` is the row-major number in the window of the first element that is the maximum.
     """
 
     mode: Literal["maximum", "mean", "winner"]
@@ -200,6 +265,8 @@ class Pooling(Family):
     geometry: Geometry
     count_pad: bool = False
     after: Shape = ()
+    lanes: int = 1
+    """Channels side by side at every position: planes×spatial×lanes."""
 
     def nest(self) -> Nest:
         size = SizeNames()
@@ -207,22 +274,30 @@ class Pooling(Family):
         planes = size("planes", self.planes)
         s = _Spatial(size, self.geometry)
         at, inside = s.source()
-        value = Load("x", flat([p, *at], [planes, *s.input]))
+        lane, lanes, lane_axis = _lanes(size, self.lanes)
+        value = Load("x", flat([p, *at, *lane], [planes, *s.input, *lanes]))
         finish: Expr = Symbol("total")
         if self.mode == "mean":
             finish = finish / cast(_divisor(size, s, self.count_pad, self.after, s.o))
         return Nest(
             f"{self.mode}_pool{s.rank}d" + ("_padded" if self.count_pad else ""),
             (("x", "float32"),),
-            "int64" if self.mode == "winner" else "float32",
+            "float32",
             size.items,
-            (Axis("p", "planes"), *s.axes("o", "O")),
+            (Axis("p", "planes"), *s.axes("o", "O"), *lane_axis),
             select(inside, value, 0.0 if self.mode == "mean" else -math.inf),
             s.axes("k", "K"),
             "sum" if self.mode == "mean" else self.mode,
             finish,
-            flat(at, s.input) if self.mode == "winner" else None,
+            flat(s.k, s.window) if self.mode == "winner" else None,
         )
+
+
+def _lanes(size: SizeNames, lanes: int) -> tuple[list[Expr], list[Expr], tuple[Axis, ...]]:
+    """Index, size and axis of the channels that lie side by side, where there are several."""
+    if lanes == 1:
+        return [], [], ()
+    return [symbol("l")], [size("L", lanes)], (Axis("l", "L"),)
 
 
 def _divisor(
@@ -249,6 +324,8 @@ class PoolingGradient(Family):
     geometry: Geometry
     count_pad: bool = False
     after: Shape = ()
+    lanes: int = 1
+    """Channels side by side at every position: planes×spatial×lanes."""
 
     def nest(self) -> Nest:
         size = SizeNames()
@@ -256,22 +333,24 @@ class PoolingGradient(Family):
         planes = size("planes", self.planes)
         s = _Spatial(size, self.geometry)
         at, inside = s.target()
-        dy = Load("dy", flat([p, *at], [planes, *s.output]))
+        lane, lanes, lane_axis = _lanes(size, self.lanes)
+        dy = Load("dy", flat([p, *at, *lane], [planes, *s.output, *lanes]))
         if self.mode == "mean":
             divisor = cast(_divisor(size, s, self.count_pad, self.after, at))
             inputs: tuple[tuple[str, Scalar], ...] = (("dy", "float32"),)
             element = select(inside, dy / divisor, 0.0)
         else:
-            winner = Load("winner", flat([p, *at], [planes, *s.output]), "int64")
-            here = flat(s.i, s.input)
-            inputs = (("winner", "int64"), ("dy", "float32"))
+            place = flat([p, *at, *lane], [planes, *s.output, *lanes])
+            winner = Load("winner", place)
+            here = cast(flat(s.k, s.window))
+            inputs = (("winner", "float32"), ("dy", "float32"))
             element = select(both(inside, equal(winner, here)), dy, 0.0)
         return Nest(
             f"{self.mode}_pool{s.rank}d_gradient" + ("_padded" if self.count_pad else ""),
             inputs,
             "float32",
             size.items,
-            (Axis("p", "planes"), *s.axes("i", "I")),
+            (Axis("p", "planes"), *s.axes("i", "I"), *lane_axis),
             element,
             s.axes("k", "K"),
             "sum",

@@ -1,0 +1,434 @@
+"""Direct convolution on the CPU: a register tile of pixels × filters, filters along the lanes.
+
+The result lies in blocks of channels, the input in blocks or plain; weights are packed so that the
+lanes' weights lie side by side, and every pixel is broadcast against them (Georganas et al. 2018).
+A gradient by the input consists of such convolutions itself, of dy with mirrored windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+from convdsl.kernels.cpu import lanewise
+from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.padding import pad_call
+from convdsl.kernels.cpu.sizes import Sizes, sizes_of, triple
+from convdsl.kernels.nests import INDENT
+from convdsl.ops.families import Convolution, Geometry
+from convdsl.plan.model import Call, Kernel, Recipe
+
+REGISTERS = {4: 16, 8: 16, 16: 32}
+"""Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
+LATENCY = 8
+"""Multiply-adds that must be under way for one to finish every half cycle."""
+NEAR = 1 << 18
+"""Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
+UNITS = 16
+"""Units of work below which threads would wait for each other."""
+SPARSE = 8
+"""Groups up to which computing their zeros along is faster than keeping groups apart."""
+
+
+def fits(family: Convolution) -> bool:
+    """Whether this generator computes the convolution."""
+    if family.direction == "weight" or family.y_lanes == family.x_lanes == 1:
+        return False
+    if family.epilogue is not None and not family.epilogue.planar(trailing=1):
+        return False
+    g = family.geometry
+    if family.direction == "input" and max(g.stride) > 1 and max(g.dilation) > 1:
+        return False
+    return _grouping(turned(family)) is not None
+
+
+def turned(family: Convolution) -> Convolution:
+    """The family with input and result in each other's place where it goes from dy to dx."""
+    if family.direction == "forward":
+        return family
+    g = family.geometry
+    return replace(
+        family,
+        direction="forward",
+        channels=family.filters,
+        filters=family.channels,
+        geometry=replace(g, input=g.output, output=g.input),
+        x_lanes=family.y_lanes,
+        y_lanes=family.x_lanes,
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A convolution at stride 1 or more that computes every ``step``-th result from ``first`` on.
+
+    It uses the elements ``taken``, ``taken`` + ``step``, … of the window, of which there are
+    ``geometry.window``, mirrored.
+    """
+
+    geometry: Geometry
+    step: tuple[int, ...]
+    first: tuple[int, ...]
+    taken: tuple[int, ...]
+
+
+def parts_of(family: Convolution) -> list[Part]:
+    """The forward convolutions that together compute the family.
+
+    A gradient by the input at stride S falls into S parts along every axis: dx at positions of
+    equal remainder sees dy through every S-th element of the window. With q = i + P = S·t + r,
+    dx[i] = Σ_m dy[t − m]·w[r + S·m].
+    """
+    g = family.geometry
+    rank = len(g.window)
+    if family.direction == "forward":
+        return [Part(g, (1,) * rank, (0,) * rank, (0,) * rank)]
+    parts = []
+    for remainders in itertools.product(*(range(s) for s in g.stride)):
+        axes = []
+        for i, s, k, p, d, r in zip(
+            g.input, g.stride, g.window, g.before, g.dilation, remainders, strict=True
+        ):
+            start, stop = -(-(p - r) // s), (p + i - 1 - r) // s + 1
+            taps = -(-(k - r) // s) if r < k else 0
+            before = max(taps - 1, 0) * d - start
+            axes.append((stop - start, taps, before, s * start + r - p))
+        results, taps, before, first = (tuple(row) for row in zip(*axes, strict=True))
+        if min(results) > 0:
+            one = (1,) * rank
+            geometry = Geometry(g.output, results, taps, one, before, g.dilation)
+            parts.append(Part(geometry, g.stride, first, remainders))
+    return parts
+
+
+def as_forward(family: Convolution) -> Convolution:
+    """The one forward convolution that computes the family, which has stride 1.
+
+    For the gradient by the input it is the one of dy, with mirrored windows.
+    """
+    (part,) = parts_of(family)
+    return replace(turned(family), geometry=part.geometry)
+
+
+@dataclass(frozen=True)
+class _Grouping:
+    """How groups are computed: ``count`` of them, each of whole blocks."""
+
+    count: int
+    channels: int
+    filters: int
+
+
+def _grouping(family: Convolution) -> _Grouping | None:
+    """Groups of whole blocks that hold the family's own; None where they would be mostly zeros."""
+    groups = family.groups
+    channels, filters = family.channels // groups, family.filters // groups
+    if groups == 1 or (channels % family.x_lanes == 0 and filters % family.y_lanes == 0):
+        return _Grouping(groups, channels, filters)
+    lanes = family.y_lanes
+    alike = channels == filters and family.x_lanes == lanes and family.channels % lanes == 0
+    if alike and lanes % channels == 0 and lanes // channels <= SPARSE:
+        return _Grouping(family.channels // lanes, lanes, lanes)
+    return _Grouping(1, family.channels, family.filters) if groups <= SPARSE else None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels and vectors of filters whose totals are in registers at a time."""
+
+    pixels: int
+    vectors: int
+
+
+def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
+    """The best tile for rows of that width and so many blocks of filters.
+
+    With ``whole`` the tiles divide the blocks.
+    """
+
+    def step(pixels: int, vectors: int) -> float:
+        # Cycles for one channel: the multiply-adds or their latency, and some for the loads.
+        return max(pixels * vectors, LATENCY) + 0.25 * (pixels + 2 * vectors) + 1
+
+    def cost(tile: Tile) -> float:
+        full, rest = divmod(width, tile.pixels)
+        row = full * step(tile.pixels, tile.vectors)
+        row += step(rest, tile.vectors) if rest else 0
+        return row * -(-blocks // tile.vectors)
+
+    candidates = [
+        Tile(pixels, vectors)
+        for vectors in range(1, 5)
+        if vectors <= blocks and not (whole and blocks % vectors)
+        for pixels in range(1, min(width, (REGISTERS[lanes] - 1 - vectors) // vectors) + 1)
+    ]
+    return min(candidates, key=cost)
+
+
+def recipe(family: Convolution) -> Recipe:
+    """Pack the weights (once, where they do not change), pad the input, convolve."""
+    calls: list[Call] = []
+    temporaries: list[tuple[str, int]] = []
+    parts = parts_of(family)
+    reason = ""
+    for number, part in enumerate(parts):
+        mark = str(number) if len(parts) > 1 else ""
+        forward = replace(turned(family), geometry=part.geometry)
+        if family.direction == "forward":
+            forward = _flattened(forward)
+        reason = _add(forward, part, family, mark, calls, temporaries)
+    return Recipe(tuple(calls), tuple(temporaries), reason)
+
+
+def _add(
+    family: Convolution,
+    part: Part,
+    original: Convolution,
+    mark: str,
+    calls: list[Call],
+    temporaries: list[tuple[str, int]],
+) -> str:
+    """Add the calls and temporaries of one part; returns how it is computed, for people."""
+    grouping = _grouping(family)
+    assert grouping is not None
+    s = sizes_of(family.geometry)
+    lanes = family.y_lanes
+    blocks = -(-family.filters // lanes)
+    each = -(-grouping.filters // lanes)
+    tile = tile_of(s.OW, each, lanes, whole=grouping.count > 1)
+    tiles = -(-blocks // tile.vectors)
+    packed, source = f"packed{mark}", "in0"
+    size = tiles * tile.vectors * lanes * grouping.channels * s.taps
+    temporaries.append((packed, max(size, 1)))
+    groups = (
+        family.filters,
+        family.filters // family.groups,
+        family.channels // family.groups,
+        grouping.channels,
+        tiles // grouping.count,
+    )
+    mirrored = original.direction == "input"
+    window = triple(original.geometry.window, 1)
+    taken = (*triple(part.taken, 0), *triple(part.step, 1)) if mirrored else ()
+    calls.append(
+        Call(
+            pack_kernel(lanes * tile.vectors, family.x_lanes, mirrored),
+            ("in1", packed),
+            (*groups, *window, *((*taken, s.KD, s.KH, s.KW) if mirrored else ())),
+            tiles,
+            size,
+        )
+    )
+    depth, height, width = s.D, s.H, s.W
+    planes = family.batch * -(-family.channels // family.x_lanes)
+    if s.taps and not s.inside:
+        source = f"padded{mark}"
+        depth, height, width = s.padded_depth, s.padded_height, s.padded_width
+        calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
+        temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
+    rows, filters_outermost = _division(family, s, tiles)
+    chunks = family.batch * -(-s.OD * s.OH // rows)
+    count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
+    step, first = triple(part.step, 1), triple(part.first, 0)
+    # The part's results may be some of all.
+    full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
+    calls.append(
+        Call(
+            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family),
+            (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
+            (
+                family.batch,
+                grouping.channels,
+                -(-family.channels // family.x_lanes),
+                -(-grouping.channels // family.x_lanes),
+                family.filters,
+                blocks,
+                tiles,
+                tiles // grouping.count,
+                *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, s.KW),
+                *(s.SD, s.SH, s.DD, s.DH, s.DW),
+                *(*full, *step[:2], *first),
+                rows,
+                chunks // family.batch,
+                chunks,
+                *((chunks, 1) if filters_outermost else (1, tiles)),
+            ),
+            tiles * chunks,
+            family.batch * tiles * tile.vectors * lanes * s.outputs * grouping.channels * s.taps,
+        )
+    )
+    return f"direct, {tile.pixels} pixels × {tile.vectors * lanes} filters in registers"
+
+
+def _flattened(family: Convolution) -> Convolution:
+    """A pointwise convolution of small images as one of a long row, which tiles fill better."""
+    g = family.geometry
+    plain = set(g.window) == set(g.stride) == {1} and set(g.before) == {0} and g.input == g.output
+    width = g.output[-1]
+    pixels = 1
+    for size in g.output:
+        pixels *= size
+    if not plain or len(g.output) == 1 or pixels > 256 or width % 13 == 0 or width % 14 == 0:
+        return family
+    epilogue = family.epilogue.flattened(trailing=1) if family.epilogue else None
+    one = (1,)
+    row = Geometry((pixels,), (pixels,), one, one, (0,), one)
+    return replace(family, geometry=row, epilogue=epilogue)
+
+
+def _division(family: Convolution, s: Sizes, tiles: int) -> tuple[int, bool]:
+    """Rows of a unit of work, and whether units sweep images within filters.
+
+    What is read again and again should be the smaller of an image's rows and the weights.
+    """
+    rows = s.OD * s.OH
+    row_bytes = 4 * family.channels * s.W * s.SH
+    weight_bytes = 4 * family.filters * family.channels // family.groups * s.taps
+    filters_outermost = weight_bytes > row_bytes * rows
+    if not filters_outermost:
+        rows = max(1, min(rows, NEAR // row_bytes))
+    while rows > 1 and tiles * family.batch * -(-s.OD * s.OH // rows) < UNITS:
+        rows = -(-rows // 2)
+    return rows, filters_outermost
+
+
+def pack_kernel(block: int, channels: int, mirrored: bool) -> Kernel:
+    """Weights F×CG×window, ``block`` filters side by side, by groups of blocks of ``channels``.
+
+    Where groups of blocks hold several groups, weights between those are zero. Mirrored, filters
+    and channels change places and the window is turned round; of its elements some may be taken.
+    """
+    sizes = ["F", "FG", "CG", "C", "tiles", "KD", "KH", "KW"]
+    if mirrored:
+        sizes += ["RD", "RH", "RW", "SD", "SH", "SW", "MD", "MH", "MW"]
+        row = "channel * FG + f % FG"
+        kz, ky, kx = (
+            f"(R{a} + S{a} * (M{a} - 1 - k{b}))" for a, b in zip("DHW", "zyx", strict=True)
+        )
+    else:
+        row = "f * CG + channel % CG"
+        kz, ky, kx = "kz", "ky", "kx"
+    extent = "M" if mirrored else "K"
+    body = [
+        "for unit in range(begin, end):",
+        f"    at = unit * C * {extent}D * {extent}H * {extent}W * {block}",
+        "    first = (unit // tiles) * C",
+        f"    for start in range(0, C, {channels}):",
+        f"        for kz in range({extent}D):",
+        f"            for ky in range({extent}H):",
+        f"                for kx in range({extent}W):",
+        f"                    k = ({kz} * KH + {ky}) * KW + {kx}",
+        f"                    for c in range(start, min(start + {channels}, C)):",
+        "                        channel = first + c",
+        f"                        for f in range(unit * {block}, unit * {block} + {block}):",
+        "                            if f < F and f // FG == channel // CG:",
+        f"                                packed[at] = w[({row}) * KD * KH * KW + k]",
+        "                            else:",
+        "                                packed[at] = float32(0.0)",
+        "                            at += 1",
+    ]
+    return kernel(
+        f"pack_{channels}x{block}" + ("_mirrored" if mirrored else ""),
+        [("w", "float32"), ("packed", "float32")],
+        sizes,
+        body,
+        f"packed[F/{block}, C/{channels}, window, {channels}, {block}] from "
+        + ("mirrored weights" if mirrored else "w[F, CG, window]")
+        + "; a unit per tile of filters.",
+    )
+
+
+SIZES = (
+    *("N", "C", "XB", "CB", "F", "FB", "tiles", "each"),
+    *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "SD", "SH", "DD", "DH", "DW"),
+    *("YD", "YH", "YW", "TD", "TH", "first_z", "first_y", "first_x"),
+    *("rows", "parts", "chunks", "by_filters", "by_chunks"),
+)
+
+
+def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) -> Kernel:
+    body = [
+        "P = YD * YH * YW",
+        "for unit in range(begin, end):",
+        "    tile = unit // by_filters % tiles",
+        f"    fb = tile * {tile.vectors}",
+        "    xb = tile // each * CB",
+        "    chunk = unit // by_chunks % chunks",
+        "    n = chunk // parts",
+        "    start = chunk % parts * rows",
+        "    for row in range(start, min(start + rows, OD * OH)):",
+        "        oz = row // OH",
+        "        oy = row % OH",
+        "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
+        "        ox = 0",
+        f"        while ox + {tile.pixels} <= OW:",
+        *_indent(3, _tile(tile, stride, step, family)),
+        f"            ox += {tile.pixels}",
+        *_indent(2, _tile(Tile(rest, tile.vectors), stride, step, family) if rest else []),
+    ]
+    pointers = [("x", "float32"), ("packed", "float32")]
+    if family.bias:
+        pointers.append(("b", "float32"))
+    if family.epilogue:
+        pointers += family.epilogue.operands
+    lanes, wide = family.y_lanes, tile.vectors * family.y_lanes
+    name = f"convolution_{tile.pixels}x{wide}_stride{stride}" + (f"_into{step}" if step > 1 else "")
+    source = "x[N, C, D, H, W]" if family.x_lanes == 1 else f"x[N, XB, D, H, W, {family.x_lanes}]"
+    return kernel(
+        name + ("_plain" if family.x_lanes == 1 else "") + ("_bias" if family.bias else ""),
+        [*pointers, ("y", "float32")],
+        SIZES,
+        body,
+        f"y[N, FB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
+        ("contract",),
+        lanes,
+    )
+
+
+def _indent(depth: int, lines: list[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str]:
+    """Statements that compute and store the tile at column ox of a row."""
+    lanes, channels = family.y_lanes, family.x_lanes
+    pixels, vectors = range(tile.pixels), range(tile.vectors)
+    block = tile.vectors * lanes
+    scaled = f" * {channels}" if channels > 1 else ""
+    start = "(((n * XB + xb + cb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
+    step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
+    for p in pixels:
+        step.append(f"pixel = splat(x, c + {p * stride * channels})")
+        step += [f"s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
+    step.append(f"k += {block}")
+    taps = (
+        ["c = at", *step]
+        if channels == 1
+        else ["for c in range(at, at + here):", *_indent(1, step)]
+    )
+    lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
+    lines += [
+        f"k = tile * C * KD * KH * KW * {block}",
+        "for cb in range(CB):",
+        *([f"    here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
+        "    for kz in range(KD):",
+        "        for ky in range(KH):",
+        f"            at = ({start} + ox * {stride}){scaled}",
+        "            for kx in range(KW):",
+        *_indent(4, taps),
+        f"                at += DW{scaled}",
+    ]
+    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    for v in vectors:
+        here = f"fb + {v}"
+        stores = finish.before("n", here, str(v))
+        along = "ox" if spread == 1 else f"ox * {spread}"
+        stores.append(f"at = ((n * FB + {here}) * P + place + {along}) * {lanes}")
+        for p in pixels:
+            at = f"at + {p * spread * lanes}"
+            pixel = f"place + {along} + {p * spread}"
+            value = finish.value(f"s{p}_{v}", "n", here, pixel, at, str(v))
+            stores.append(f"store(y, {at}, {value})")
+        # The last tile may have fewer blocks of filters than vectors.
+        lines += [f"if {here} < FB:", *_indent(1, stores)] if v else stores
+    return lines

@@ -1,0 +1,349 @@
+"""Winograd's convolution on the CPU: 3×3 at stride 1 with a quarter of the multiplications.
+
+F(4×4, 3×3) of Lavin and Gray 2016: tiles of 6×6 inputs, transformed, are multiplied with the
+transformed weights as 36 products of matrices, and transformed back to 4×4 results. Groups of tiles
+go through all three steps while they are in the cache (Jia et al. 2018). It rounds some ten times
+as much as the direct sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convdsl.kernels.cpu import lanewise
+from convdsl.kernels.cpu.direct import Tile, as_forward, tile_of
+from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.sizes import sizes_of
+from convdsl.kernels.nests import INDENT
+from convdsl.ops.families import Convolution
+from convdsl.plan.model import Call, Kernel, Recipe
+
+SIDE = 4
+"""Rows and columns of results of a tile."""
+REACH = 6
+"""Rows and columns of inputs that it takes."""
+POINTS = REACH * REACH
+GROUP = 56
+"""Tiles of a group: their products read every weight once."""
+STREAM = 4
+"""Bytes of weights that come from memory in the time of a vector's multiply-add."""
+
+
+@dataclass(frozen=True)
+class _Division:
+    """Tiles in all, groups of how many, and into how many parts the filters of a group are cut."""
+
+    tiles: int
+    group: int
+    cuts: int
+
+
+def _division(family: Convolution, threads: int) -> _Division:
+    s = sizes_of(family.geometry)
+    tiles = family.batch * -(-s.OH // SIDE) * -(-s.OW // SIDE)
+    if tiles < threads * GROUP // 2:
+        return _Division(tiles, tiles, threads)
+    groups = -(-tiles // GROUP)
+    groups = -(-groups // threads) * threads
+    return _Division(tiles, -(-tiles // groups), 1)
+
+
+def pays(family: Convolution, threads: int) -> bool:
+    """Whether the family has this form, and this is the faster way to compute it."""
+    if family.direction == "weight" or len(family.geometry.window) != 2 or family.groups > 1:
+        return False
+    g = family.geometry
+    if g.window != (3, 3) or set(g.stride) | set(g.dilation) != {1}:
+        return False
+    family = as_forward(family)
+    if family.x_lanes == 1 or min(family.channels, family.filters) < 16:
+        return False
+    if family.epilogue is not None and not family.epilogue.planar(trailing=1):
+        return False
+    s = sizes_of(family.geometry)
+    pairs = family.channels * family.filters
+    lanes = family.y_lanes
+    division = _division(family, threads)
+
+    def time(multiplied: int, points: int, passes: int, extra: float) -> float:
+        # In multiply-adds of a vector; weights come from memory as they are used.
+        computed = multiplied * pairs / lanes / threads + extra
+        return max(computed, passes * points * pairs * 4 / STREAM / threads)
+
+    outputs = family.batch * s.outputs
+    transforms = (
+        division.tiles * 4.5 * POINTS * (family.channels + family.filters) / lanes / threads
+    )
+    passes = -(-division.tiles // max(division.group, 1))
+    fast = time(division.tiles * POINTS, POINTS, 1 if division.cuts > 1 else passes, transforms)
+    return fast < time(outputs * 9, 9, 1, 0.0)
+
+
+def recipe(family: Convolution, threads: int) -> Recipe:
+    """Transform the weights (once, where they do not change), then everything group by group."""
+    mirrored = family.direction == "input"
+    family = as_forward(family)
+    s = sizes_of(family.geometry)
+    division = _division(family, threads)
+    lanes = family.y_lanes
+    blocks = -(-family.filters // lanes)
+    channel_blocks = -(-family.channels // family.x_lanes)
+    tile = tile_of(division.group, blocks, lanes)
+    filter_tiles = -(-blocks // tile.vectors)
+    wide = tile.vectors * lanes
+    weights = filter_tiles * POINTS * family.channels * wide
+    transform = Call(
+        _weights_kernel(wide, mirrored),
+        ("in1", "transformed"),
+        (family.filters, family.channels),
+        filter_tiles,
+        weights * 4,
+    )
+    held = -(-division.group // tile.pixels) * tile.pixels
+    # The transformed inputs, the products, and one tile between its two passes.
+    inputs = POINTS * channel_blocks * held * family.x_lanes
+    scratch = inputs + POINTS * held * wide + POINTS * max(lanes, family.x_lanes)
+    scratch = -(-scratch // 16) * 16
+    count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
+    groups = -(-division.tiles // division.group)
+    convolve = Call(
+        _kernel(tile, family),
+        ("in0", "transformed", "scratch", *(f"in{k}" for k in range(2, count)), "out"),
+        (
+            *(family.batch, family.channels, channel_blocks, family.filters, blocks),
+            *(s.H, s.W, s.OH, s.OW, s.PH, s.PW),
+            *(division.tiles, division.group, held, inputs, scratch),
+            *(filter_tiles, division.cuts),
+        ),
+        groups * division.cuts,
+        division.tiles * POINTS * family.channels * family.filters,
+    )
+    reason = (
+        f"Winograd F(4×4, 3×3), groups of {division.group} tiles, "
+        f"{tile.pixels} tiles × {wide} filters in registers"
+    )
+    temporaries = (("transformed", weights), ("scratch", scratch * threads))
+    return Recipe((transform, convolve), temporaries, reason)
+
+
+def _weights_kernel(wide: int, mirrored: bool) -> Kernel:
+    """U = G·g·Gᵀ for every filter and channel, filters side by side."""
+    source = "(c * F + f) * 9 + 8 - {k}" if mirrored else "(f * C + c) * 9 + {k}"
+    body = [
+        "for unit in range(begin, end):",
+        "    for c in range(C):",
+        f"        at = (unit * {POINTS} * C + c) * {wide}",
+        f"        here = min({wide}, F - unit * {wide})",
+        "        for lane in range(here):",
+        f"            f = unit * {wide} + lane",
+        *(f"            g{k} = w[{source.format(k=k)}]" for k in range(9)),
+    ]
+    for column in range(3):
+        body += [
+            INDENT * 3 + line
+            for line in _spread([f"g{r * 3 + column}" for r in range(3)], f"h{column}_")
+        ]
+    for row in range(REACH):
+        body += [INDENT * 3 + line for line in _spread([f"h{c}_{row}" for c in range(3)], "u")]
+        for column in range(REACH):
+            point = row * REACH + column
+            body.append(f"            packed[at + {point} * C * {wide} + lane] = u{column}")
+    body += [
+        f"        for lane in range(max(here, 0), {wide}):",
+        f"            for point in range({POINTS}):",
+        f"                packed[at + point * C * {wide} + lane] = float32(0.0)",
+    ]
+    return kernel(
+        f"winograd_weights_{wide}" + ("_mirrored" if mirrored else ""),
+        [("w", "float32"), ("packed", "float32")],
+        ["F", "C"],
+        body,
+        f"packed[F/{wide}, {POINTS}, C, {wide}] from w, transformed; a unit per {wide} filters.",
+        ("contract",),
+    )
+
+
+def _spread(g: list[str], name: str) -> list[str]:
+    """G·g for a column of three weights: statements for six numbers."""
+    a, b, c = g
+    return [
+        f"{name}0 = {a} * float32(0.25)",
+        f"even = ({a} + {c}) * float32(-1 / 6)",
+        f"odd = {b} * float32(1 / 6)",
+        f"{name}1 = even - odd",
+        f"{name}2 = even + odd",
+        f"even = {a} * float32(1 / 24) + {c} * float32(1 / 6)",
+        f"odd = {b} * float32(1 / 12)",
+        f"{name}3 = even + odd",
+        f"{name}4 = even - odd",
+        f"{name}5 = {c}",
+    ]
+
+
+def _inputs(d: list[str]) -> list[str]:
+    """Bᵀ·d for six vectors: the expressions of six more, over their shared parts."""
+    return [
+        f"far = {d[4]} - {d[2]} * float32(4.0)",
+        f"near = {d[3]} - {d[1]} * float32(4.0)",
+        f"last = {d[4]} - {d[2]}",
+        f"twice = ({d[3]} - {d[1]}) * float32(2.0)",
+        f"r0 = ({d[0]} * float32(4.0) - {d[2]} * float32(5.0)) + {d[4]}",
+        "r1 = far + near",
+        "r2 = far - near",
+        "r3 = last + twice",
+        "r4 = last - twice",
+        f"r5 = ({d[1]} * float32(4.0) - {d[3]} * float32(5.0)) + {d[5]}",
+    ]
+
+
+def _outputs(m: list[str]) -> list[str]:
+    """Aᵀ·m for six vectors: the expressions of four."""
+    return [
+        f"sum1 = {m[1]} + {m[2]}",
+        f"sum2 = {m[3]} + {m[4]}",
+        f"less1 = {m[1]} - {m[2]}",
+        f"less2 = {m[3]} - {m[4]}",
+        f"r0 = {m[0]} + sum1 + sum2",
+        "r1 = less1 + less2 * float32(2.0)",
+        "r2 = sum1 + sum2 * float32(4.0)",
+        f"r3 = less1 + less2 * float32(8.0) + {m[5]}",
+    ]
+
+
+SIZES = ("N", "C", "CB", "F", "FB", "H", "W", "OH", "OW", "PH", "PW")
+GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
+
+
+def _kernel(tile: Tile, family: Convolution) -> Kernel:
+    lanes = family.y_lanes
+    wide = tile.vectors * lanes
+    body = [
+        "P = OH * OW",
+        f"TX = (OW + {SIDE - 1}) // {SIDE}",
+        f"TY = (OH + {SIDE - 1}) // {SIDE}",
+        "own = part * size",
+        "products = own + inputs",
+        f"between = products + {POINTS} * held * {wide}",
+        "for unit in range(begin, end):",
+        "    first = unit // cuts * group",
+        "    here = min(group, tiles - first)",
+        "    for t in range(here):",
+        "        n = (first + t) // (TY * TX)",
+        f"        y0 = (first + t) // TX % TY * {SIDE} - PH",
+        f"        x0 = (first + t) % TX * {SIDE} - PW",
+        "        for cb in range(CB):",
+        *_indent(3, _transform_input(family.x_lanes)),
+        "    cut = unit % cuts",
+        "    for ob in range(cut * filter_tiles // cuts, (cut + 1) * filter_tiles // cuts):",
+        f"        for point in range({POINTS}):",
+        f"            for t in range(0, here, {tile.pixels}):",
+        *_indent(4, _product(tile, family)),
+        "        for t in range(here):",
+        "            n = (first + t) // (TY * TX)",
+        f"            y0 = (first + t) // TX % TY * {SIDE}",
+        f"            x0 = (first + t) % TX * {SIDE}",
+        *_indent(3, _transform_output(tile, family)),
+    ]
+    pointers = [("x", "float32"), ("u", "float32"), ("scratch", "float32")]
+    if family.bias:
+        pointers.append(("b", "float32"))
+    if family.epilogue:
+        pointers += family.epilogue.operands
+    return kernel(
+        f"winograd_{tile.pixels}x{wide}" + ("_bias" if family.bias else ""),
+        [*pointers, ("y", "float32")],
+        (*SIZES, *GROUPS),
+        body,
+        f"y[N, FB, OH, OW, {lanes}] from x[N, CB, H, W, {family.x_lanes}]; "
+        "a unit per group of tiles and cut of the filters.",
+        ("contract",),
+        lanes,
+    )
+
+
+def _indent(depth: int, lines: list[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _transform_input(lanes: int) -> list[str]:
+    """Statements that transform the inputs of tile t, block cb, into V[points, CB, held, lanes]."""
+    lines = [
+        f"for j in range({REACH}):",
+        "    inside = x0 + j >= 0 and x0 + j < W",
+        f"    at = (((n * CB + cb) * H + y0) * W + x0 + j) * {lanes}",
+    ]
+    for i in range(REACH):
+        test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
+        lines.append(f"    d{i} = load(x, at + {i} * W * {lanes}) if {test} else zero()")
+    lines += _indent(1, _inputs([f"d{i}" for i in range(REACH)]))
+    lines += [
+        f"    store(scratch, between + ({i * REACH} + j) * {lanes}, r{i})" for i in range(REACH)
+    ]
+    lines.append(f"for i in range({REACH}):")
+    for j in range(REACH):
+        lines.append(f"    d{j} = load(scratch, between + (i * {REACH} + {j}) * {lanes})")
+    lines += _indent(1, _inputs([f"d{j}" for j in range(REACH)]))
+    lines.append(f"    at = own + ((i * {REACH} * CB + cb) * held + t) * {lanes}")
+    lines += [f"    store(scratch, at + {j} * CB * held * {lanes}, r{j})" for j in range(REACH)]
+    return lines
+
+
+def _product(tile: Tile, family: Convolution) -> list[str]:
+    """Statements that multiply tiles t, t + 1, … at a point with the weights of tile ob."""
+    lanes, channels = family.y_lanes, family.x_lanes
+    wide = tile.vectors * lanes
+    pixels, vectors = range(tile.pixels), range(tile.vectors)
+    lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
+    lines += [
+        f"k = (ob * {POINTS} + point) * C * {wide}",
+        f"at = own + (point * CB * held + t) * {channels}",
+        "for cb in range(CB):",
+        f"    for c in range(at, at + min({channels}, C - cb * {channels})):",
+        *(f"        w{v} = load(u, k + {v * lanes})" for v in vectors),
+    ]
+    for p in pixels:
+        lines.append(f"        pixel = splat(scratch, c + {p * channels})")
+        lines += [f"        s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
+    lines += [
+        f"        k += {wide}",
+        f"    at += held * {channels}",
+        f"at = products + (point * held + t) * {wide}",
+    ]
+    lines += [
+        f"store(scratch, at + {p * wide + v * lanes}, s{p}_{v})" for p in pixels for v in vectors
+    ]
+    return lines
+
+
+def _transform_output(tile: Tile, family: Convolution) -> list[str]:
+    """Statements that turn the products of tile t into results."""
+    lanes = family.y_lanes
+    wide = tile.vectors * lanes
+    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    results = []
+    for j in range(SIDE):
+        at = f"at + {j * lanes}"
+        value = finish.value(f"r{j}", "n", "fb", f"pixel + {j}", at, "0")
+        results += [f"if x0 + {j} < OW:" if j else "if True:", f"    store(y, {at}, {value})"]
+    return [
+        f"for v in range(min({tile.vectors}, FB - ob * {tile.vectors})):",
+        f"    fb = ob * {tile.vectors} + v",
+        *_indent(1, finish.before("n", "fb", "0")),
+        f"    for j in range({REACH}):",
+        f"        at = products + (j * held + t) * {wide} + v * {lanes}",
+        *(f"        d{i} = load(scratch, at + {i * REACH} * held * {wide})" for i in range(REACH)),
+        *_indent(2, _outputs([f"d{i}" for i in range(REACH)])),
+        *(
+            f"        store(scratch, between + ({i * REACH} + j) * {lanes}, r{i})"
+            for i in range(SIDE)
+        ),
+        f"    for i in range(min({SIDE}, OH - y0)):",
+        *(
+            f"        d{j} = load(scratch, between + (i * {REACH} + {j}) * {lanes})"
+            for j in range(REACH)
+        ),
+        *_indent(2, _outputs([f"d{j}" for j in range(REACH)])),
+        "        pixel = (y0 + i) * OW + x0",
+        f"        at = ((n * FB + fb) * P + pixel) * {lanes}",
+        *_indent(2, results),
+    ]
