@@ -23,6 +23,7 @@ COMMANDS = {
     "draw": "draw networks as SVG, PNG, PDF or Graphviz text",
     "compile": "write a package that runs by itself, or print a stage of the compiler",
     "run": "run a network, or a compiled package, on images or arrays",
+    "bench": "measure a network: latency, throughput, compile time, memory",
     "fmt": "format .cnn files",
     "diff": "what changed between two networks, in structure and in the numbers",
     "ops": "list the ops of the language, or explain one",
