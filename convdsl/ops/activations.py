@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Real, attribute
-from convdsl.ops.base import Mistake, Op, Sample, Weight, op
+from convdsl.ops.base import Mistake, Op, Sample, Weight, op, single
 from convdsl.ops.expressions import (
     Expr,
     absolute,
@@ -88,6 +88,14 @@ class Relu(Activation):
 
     def expression(self, x: Expr) -> Expr:
         return maximum(x, 0.0)
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        # The result is positive where the input is, and only the result has to be kept for it.
+        passed = select(less(0.0, operand(0)), operand(1), 0.0)
+        y = node.output
+        return [compute(b, passed, [y, single(dy)], y.type)]
 
 
 @op("leaky_relu")

@@ -144,6 +144,10 @@ class Op:
         """The kernel family that computes it, for full shapes (batch included)."""
         raise NotImplementedError(self.kind)
 
+    def family_for(self, batch: int, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        """`family`, for ops that depend on a batch that no shape shows."""
+        return self.family(inputs, outputs)
+
     def expand(self, b: Builder, node: Node) -> tuple[Value, ...] | None:
         """The op in terms of simpler ones; None for a primitive op."""
         return None
@@ -155,9 +159,13 @@ class Op:
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
         """The op that computes the node on feature maps in blocks of channels, and its operands.
 
-        None where the op takes its channels one behind the other.
+        None where the op takes its channels one behind the other; an op that is one scalar
+        expression does not care.
         """
-        return None
+        from convdsl.ops.primitive import map_in_blocks
+
+        expression = self.pointwise(*(v.type for v in node.inputs))
+        return None if expression is None else map_in_blocks(blocking, node, expression)
 
     @property
     def composite(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.ops.attributes import Choice, Count, Flag, Real, Word, attribute
-from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op
+from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
 from convdsl.ops.expressions import Number, cast, power, sqrt
 from convdsl.ops.families import BATCH, operand
 from convdsl.ops.linear import along
@@ -94,11 +94,13 @@ class BatchNorm(Op):
         variance = compute(b, apart * apart, [x, mean], x.type, kind, mean=True)
         m = self.momentum
         count = cast(BATCH) * float(math.prod(x.type.spatial))
-        unbiased = compute(b, apart * apart / (count - 1.0), [x, mean], x.type, kind)
+        unbiased = compute(b, operand(0) * (count / (count - 1.0)), [variance], kind)
         for running, now in ((running_mean, mean), (running_variance, unbiased)):
             moved = operand(0) * (1 - m) + operand(1) * m
             b.assign(running, compute(b, moved, [running, now], kind))
-        return (_normalise(b, node, x, mean, variance, scale, shift, self.eps),)
+        normalised = _Normalised(self.eps, x.type, self.affine)
+        affine = (scale, shift) if scale is not None and shift is not None else ()
+        return (b.add(normalised, x, mean, variance, *affine, name=node.name),)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -133,6 +135,72 @@ def _normalise(
         offset = compute(b, operand(2) - operand(0) * operand(1), [mean, factor, shift], kind)
     y = operand(0) * operand(1) + operand(2)
     return compute(b, y, [x, factor, offset], x.type, name=node.name)
+
+
+@dataclass(frozen=True)
+class _Normalised(Op):
+    """A value by the mean and variance of its own batch; its gradient goes through those, too.
+
+    Inputs: the value, its mean and its biased variance, then scale and shift if ``affine``.
+    """
+
+    kind: ClassVar[str] = "bn.normalised"
+    category: ClassVar[str] = "normalisation"
+    arity: ClassVar[int | None] = None
+    eps: float
+    x: TensorType
+    affine: bool
+
+    def result(self, *x: TensorType) -> TensorType:
+        return self.x
+
+    def flops(self, *x: TensorType) -> int:
+        return 2 * self.x.size
+
+    def expand(self, b: Builder, node: Node) -> tuple[Value, ...]:
+        x, mean, variance, *affine = node.inputs
+        scale, shift = affine or (None, None)
+        return (_normalise(b, node, x, mean, variance, scale, shift, self.eps),)
+
+    def gradient(
+        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        """With x̂ = (x − mean)/σ and n elements to a channel:
+
+        dx = scale/σ·(dy − Σdy/n − x̂·Σ(dy·x̂)/n), dscale = Σ(dy·x̂), dshift = Σdy.
+        (Ioffe and Szegedy 2015)
+        """
+        x, mean, variance, *affine = node.inputs
+        upstream, kind = single(dy), mean.type
+        total = compute(b, operand(0), [upstream], x.type, kind)
+        apart = operand(1) - operand(2)
+        moment = compute(b, operand(0) * apart, [upstream, x, mean], x.type, kind)
+        inverse = compute(b, 1.0 / sqrt(operand(0) + self.eps), [variance], kind)
+        count = cast(BATCH) * float(math.prod(x.type.spatial))
+        factor = inverse
+        if affine:
+            factor = compute(b, operand(0) * operand(1), [inverse, affine[0]], kind)
+        slope = compute(
+            b,
+            -(operand(0) * operand(1) * operand(1) * operand(2)) / count,
+            [factor, inverse, moment],
+            kind,
+        )
+        level = compute(
+            b,
+            -(operand(0) * operand(1)) / count - operand(2) * operand(3),
+            [factor, total, slope, mean],
+            kind,
+        )
+        dx = operand(0) * operand(1) + operand(2) * operand(3) + operand(4)
+        found: list[Value | None] = [
+            compute(b, dx, [upstream, factor, x, slope, level], x.type) if needs[0] else None,
+            None,
+            None,
+        ]
+        if affine:
+            found += [compute(b, operand(0) * operand(1), [moment, inverse], kind), total]
+        return found
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ class Elementwise(Op):
         return self.expression
 
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
+        return self.family_for(outputs[0][0] if self.to.batched else 1, inputs, outputs)
+
+    def family_for(self, batch: int, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         shape = outputs[0] if self.to.batched else (1, *outputs[0])
         return Map(
             self.expression,
@@ -73,6 +76,7 @@ class Elementwise(Op):
             tuple(align(t.shape, t.batched, shape) for t in self.inputs),
             tuple(cast(Scalar, t.dtype) for t in self.inputs),
             cast(Scalar, self.to.dtype),
+            batch,
         )
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
@@ -80,7 +84,10 @@ class Elementwise(Op):
 
     def evaluate_for(self, batch: int, *inputs: np.ndarray) -> np.ndarray:
         shape = full_shape(self.inputs, self.to, inputs, batch)
-        value = evaluate(self.expression, _environment(self.expression, self.inputs, inputs, shape))
+        values = _environment(self.expression, self.inputs, inputs, shape)
+        value = evaluate(
+            self.expression, values | {"batch": shape[0] if self.to.batched else batch}
+        )
         return _materialise(value, shape, self.to)
 
     def gradient(
@@ -88,15 +95,20 @@ class Elementwise(Op):
     ) -> Sequence[Value | None]:
         return map_gradient(b, self.expression, node.inputs, self.to, dy[0], needs)
 
-    def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
-        if not _in_blocks_already(blocking, node, self.to, self.expression):
-            return None
-        operands = [blocking.operand(v, self.to) for v in node.inputs]
-        types = tuple(v.type for v in operands)
-        return Elementwise(self.expression, types, blocking.type(self.to)), operands
-
     def notation(self) -> str:
         return f"map {bare(self.expression)}"
+
+
+def map_in_blocks(
+    blocking: Blocking, node: Node, expression: Expr
+) -> tuple[Op, list[Value]] | None:
+    """An elementwise node on feature maps in blocks, where it finds one of them so."""
+    to = node.output.type
+    if not _in_blocks_already(blocking, node, to, expression):
+        return None
+    operands = [blocking.operand(v, to) for v in node.inputs]
+    types = tuple(v.type for v in operands)
+    return Elementwise(expression, types, blocking.type(to)), operands
 
 
 @dataclass(frozen=True)

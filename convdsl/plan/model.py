@@ -139,8 +139,9 @@ class Port:
 class Plan:
     """Everything that runs.
 
-    ``prepare`` runs once after parameters change, ``steps`` at every call, the first ``forward`` of
-    them where only outputs are wanted, all of them where variables are updated too.
+    ``prepare`` runs once after parameters change, ``steps`` at every call: the first ``forward`` of
+    them for the outputs; the first ``shared`` of those and all after ``forward`` to update
+    variables, with the first output, the loss, on the way.
     """
 
     network: str
@@ -151,6 +152,7 @@ class Plan:
     outputs: tuple[Port, ...]
     prepare: tuple[Step, ...]
     steps: tuple[Step, ...]
+    shared: int
     forward: int
     tables: tuple[tuple[Buffer, tuple[float, ...]], ...]
     """Constant arrays to fill in before anything runs."""

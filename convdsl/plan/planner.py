@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convdsl.graph import Graph, Node, Value, Variable
@@ -88,48 +89,65 @@ def live_bytes(graph: Graph, batch: int, target: Target) -> int:
     return largest_live_set([Lifetime(s.bytes, s.first, s.last) for s in _arena(p)])
 
 
-def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, int]:
-    """Steps over storages that have no addresses yet, and how many of them come before updates."""
+def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, tuple[int, int]]:
+    """Steps over storages that have no addresses yet, and where their three parts end."""
     p = _Planner(graph, batch, target)
     for variable in graph.variables:
         storage = p.new(variable.name, p.elements(variable), variable.type.dtype)
         storage.variable = variable
         storage.constant = _is_constant(graph, variable)
         p.keep(variable, storage)
-    last_read = _last_reads(graph)
-    updates = _update_nodes(graph)
-    forward = 0
-    for position, node in enumerate(graph.nodes):
-        if node not in updates:
+    order = _ordered(graph)
+    ends = []
+    position = 0
+    last_read = _last_reads(order, graph)
+    for nodes in order:
+        for node in nodes:
             _lower(p, node, position, last_read)
-    forward = len(p.steps)
-    for position, node in enumerate(graph.nodes):
-        if node in updates:
-            _lower(p, node, position, last_read)
+            position += 1
+        ends.append(len(p.steps))
     _close_lifetimes(p)
-    return p, forward
+    return p, (ends[0], ends[1])
 
 
 def _is_constant(graph: Graph, variable: Variable) -> bool:
     return variable.role in ("parameter", "buffer") and not graph.assignments
 
 
-def _last_reads(graph: Graph) -> dict[Value, int]:
-    found = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}
+def _last_reads(order: Sequence[Sequence[Node]], graph: Graph) -> dict[Value, int]:
+    nodes = [node for part in order for node in part]
+    found = {v: i for i, node in enumerate(nodes) for v in node.inputs}
     # Outputs are read after the last step.
-    found.update({v: len(graph.nodes) for _, v in graph.outputs})
+    found.update({v: len(nodes) for _, v in graph.outputs})
     return found
 
 
-def _update_nodes(graph: Graph) -> set[Node]:
-    """The nodes that only assignments need: they run when variables are updated."""
-    needed = {v for _, v in graph.outputs}
-    plain = set()
+def _ordered(graph: Graph) -> tuple[list[Node], list[Node], list[Node]]:
+    """The nodes in three parts, each in its order: shared, for outputs alone, for updates alone.
+
+    The first output, the loss of a training program, is wanted along with updates.
+    """
+    for_outputs = _needed(graph, {v for _, v in graph.outputs})
+    first = {v for _, v in graph.outputs[:1]}
+    for_updates = _needed(graph, first | {v for _, v in graph.assignments})
+    if not graph.assignments:
+        for_updates = for_outputs
+    shared = for_outputs & for_updates
+    return (
+        [n for n in graph.nodes if n in shared],
+        [n for n in graph.nodes if n in for_outputs and n not in shared],
+        [n for n in graph.nodes if n not in for_outputs],
+    )
+
+
+def _needed(graph: Graph, values: set[Value]) -> set[Node]:
+    """The nodes that values depend on."""
+    needed, found = set(values), set()
     for node in reversed(graph.nodes):
         if any(v in needed for v in node.outputs):
-            plain.add(node)
+            found.add(node)
             needed.update(node.inputs)
-    return set(graph.nodes) - plain
+    return found
 
 
 def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) -> None:
@@ -139,7 +157,8 @@ def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) 
         p.keep(node.output, inputs[0])
         return
     shapes = [v.type.with_batch(p.batch) for v in node.inputs]
-    family = node.op.family(shapes, [v.type.with_batch(p.batch) for v in node.outputs])
+    results = [v.type.with_batch(p.batch) for v in node.outputs]
+    family = node.op.family_for(p.batch, shapes, results)
     if family not in p.recipes:
         p.recipes[family] = p.target.recipe(family)
     recipe = p.recipes[family]
@@ -200,7 +219,7 @@ def _arena(p: _Planner) -> list[_Storage]:
     return [s for s in p.storages if s.variable is None and not s.constant and s.last >= 0]
 
 
-def _finish(p: _Planner, forward: int) -> Plan:
+def _finish(p: _Planner, ends: tuple[int, int]) -> Plan:
     arena = _arena(p)
     lifetimes = [Lifetime(s.bytes, s.first, s.last) for s in arena]
     offsets, arena_bytes = place(lifetimes)
@@ -244,7 +263,7 @@ def _finish(p: _Planner, forward: int) -> Plan:
         tuple(port(name, value, "output") for name, value in p.graph.outputs),
         tuple(step(d) for d in p.prepare),
         tuple(step(d) for d in p.steps),
-        forward,
+        *ends,
         tuple((buffers[id(storage)], table.values) for table, storage in p.tables.items()),
         arena_bytes,
         constant_bytes,

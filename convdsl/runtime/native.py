@@ -252,16 +252,27 @@ for _function in (exp, expm1, log, log1p, tanh, erf):
     _lane_by_lane(_function)
 
 
+def _number(x: Any, lane: Any) -> Any:
+    """A lane of a vector, or the number itself."""
+    raise NotImplementedError
+
+
+@overload(_number, strict=False)
+def _number_of(x: Any, lane: Any) -> Any:
+    return (lambda x, lane: _lane(x, lane)) if isinstance(x, VectorType) else lambda x, lane: x
+
+
 @overload(operator.pow, strict=False)
 def _power(x: Any, y: Any) -> Any:
-    if not (isinstance(x, VectorType) and isinstance(y, types.Float)):
+    vector = x if isinstance(x, VectorType) else y
+    if not isinstance(vector, VectorType):
         return None
-    lanes = x.lanes
+    lanes = vector.lanes
 
     def loop(x: Any, y: Any) -> Any:
-        z = x
+        z = x + y
         for k in range(lanes):
-            z = _with_lane(z, k, float32(_lane(x, k) ** y))
+            z = _with_lane(z, k, float32(_number(x, k) ** _number(y, k)))
         return z
 
     return loop
@@ -365,7 +376,80 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return vector(pointer, types.intp, types.intp), generate
 
-    return load, load_first, splat, zero, wide, fma, store
+    @intrinsic
+    def store_first(typing_context: Any, pointer: Any, index: Any, value: Any, count: Any) -> Any:
+        """Write the first ``count`` lanes at consecutive positions."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _at(context, builder, *arguments[:2])
+            address = builder.bitcast(place, register.as_pointer())
+            kind = ir.FunctionType(
+                ir.VoidType(), [register, register.as_pointer(), ir.IntType(32), bits]
+            )
+            name = f"llvm.masked.store.v{lanes}f32.p0"
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            align = ir.Constant(ir.IntType(32), 4)
+            builder.call(function, [arguments[2], address, align, mask(builder, arguments[3])])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, value, types.intp), generate
+
+    @intrinsic
+    def gather(typing_context: Any, pointer: Any, index: Any, step: Any) -> Any:
+        """The lanes at positions ``step`` apart."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            base, at, distance = arguments
+            value = ir.Constant(register, ir.Undefined)
+            for k in range(lanes):
+                element = builder.load(_at(context, builder, base, at))
+                value = builder.insert_element(value, element, ir.Constant(ir.IntType(32), k))
+                at = builder.add(at, distance)
+            return value
+
+        return vector(pointer, types.intp, types.intp), generate
+
+    @intrinsic
+    def gather_first(typing_context: Any, pointer: Any, index: Any, step: Any, count: Any) -> Any:
+        """The first ``count`` lanes at positions ``step`` apart, the last of them in the others."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            base, start, distance, most = arguments
+            value = ir.Constant(register, ir.Undefined)
+            last = builder.sub(most, ir.Constant(most.type, 1))
+            for k in range(lanes):
+                number = ir.Constant(most.type, k)
+                number = builder.select(builder.icmp_signed("<", number, last), number, last)
+                at = builder.add(start, builder.mul(number, distance))
+                element = builder.load(_at(context, builder, base, at))
+                value = builder.insert_element(value, element, ir.Constant(ir.IntType(32), k))
+            return value
+
+        return vector(pointer, types.intp, types.intp, types.intp), generate
+
+    @intrinsic
+    def total_of(typing_context: Any, x: Any) -> Any:
+        """The sum of the lanes, in pairs: halves are added until one is left."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            (value,) = arguments
+            width = lanes
+            while width > 1:
+                width //= 2
+                low, high = (
+                    ir.Constant(ir.VectorType(ir.IntType(32), width), [*range(a, a + width)])
+                    for a in (0, width)
+                )
+                halves = (builder.shuffle_vector(value, value, part) for part in (low, high))
+                value = builder.fadd(*halves)
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+        return types.float32(x), generate
+
+    return (
+        *(load, load_first, gather, gather_first, splat, zero, wide, fma),
+        *(store, store_first, total_of),
+    )
 
 
 # -- scalar functions ------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Program:
         if len(wanted) < len(self._inputs):
             raise TypeError("this program was compiled for training; call `value_and_grad`")
         with self._lock:
-            self._execute(inputs, self.plan.forward)
+            self._execute(inputs)
             results = tuple(self._copy(port) for port in self.plan.outputs)
         return results[0] if len(results) == 1 else results
 
@@ -89,27 +89,11 @@ class Program:
 
         Gradients come in the order of `parameters`; `input_grad` is set. Parameters do not change.
         """
-        return self._train(arrays, self.plan.forward)
-
-    def step(self, *arrays: Array, lr: float) -> float:
-        """One optimiser step at learning rate ``lr``; returns the loss before it."""
-        if "learning_rate" not in self._variables:
-            raise TypeError("this program was compiled without an optimiser")
-        self._variables["learning_rate"][...] = lr
-        loss, _ = self._train(arrays, len(self.plan.steps))
-        return loss
-
-    def _train(self, arrays: tuple[Array, ...], last: int) -> tuple[float, dict[str, Array]]:
-        if all(p.role == "input" for p in self._inputs):
-            raise TypeError("this program was compiled for inference; compile with train=True")
-        inputs = self._checked(self._inputs, arrays)
+        inputs = self._training_inputs(arrays)
         with self._lock:
-            if "random_key" in self._variables:
-                self._variables["random_key"][...] = self._key()
-            self._execute(inputs, last)
+            self._draw_key()
+            self._execute(inputs)
             results = {port.name: self._copy(port) for port in self.plan.outputs}
-            if last > self.plan.forward:
-                self._count += 1
         by_input = tuple(
             results[f"gradient of {p.name}"] for p in self._inputs if p.role == "input"
         )
@@ -117,15 +101,39 @@ class Program:
         gradients = {name: results[f"gradient of {name}"] for name in self.parameters}
         return float(results["loss"]), gradients
 
+    def step(self, *arrays: Array, lr: float) -> float:
+        """One optimiser step at learning rate ``lr``; returns the loss before it."""
+        if "learning_rate" not in self._variables:
+            raise TypeError("this program was compiled without an optimiser")
+        inputs = self._training_inputs(arrays)
+        with self._lock:
+            self._variables["learning_rate"][...] = lr
+            self._draw_key()
+            # Gradients by the inputs, which no update needs, are left out.
+            self._execute(inputs, self.plan.shared)
+            self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
+            loss = float(self._copy(self.plan.outputs[0]))
+            self._count += 1
+        return loss
+
+    def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
+        if all(p.role == "input" for p in self._inputs):
+            raise TypeError("this program was compiled for inference; compile with train=True")
+        return self._checked(self._inputs, arrays)
+
+    def _draw_key(self) -> None:
+        if "random_key" in self._variables:
+            self._variables["random_key"][...] = self._key()
+
     def _key(self) -> int:
         """The key of this step's random numbers: a function of seed and step."""
         return int(np.random.SeedSequence([self._seed, self._count]).generate_state(1)[0])
 
-    def _execute(self, inputs: dict[str, Array], last: int) -> None:
+    def _execute(self, inputs: dict[str, Array], last: int | None = None) -> None:
         if self._stale:
             self.machine.prepare()
             self._stale = False
-        self.machine.run(inputs, 0, last)
+        self.machine.run(inputs, 0, self.plan.forward if last is None else last)
 
     def _copy(self, port: Port) -> Array:
         return self.machine.view(port.buffer, port.shape).copy()
@@ -142,7 +150,7 @@ class Program:
         steps = self.plan.steps[: self.plan.forward]
         times = np.zeros((repeats, len(steps)))
         with self._lock:
-            self._execute(inputs, self.plan.forward)
+            self._execute(inputs)
             for run in range(repeats):
                 for index in range(len(steps)):
                     start = time.perf_counter()

@@ -60,7 +60,8 @@ def plan(plan: Plan) -> str:
     ]
     sections = (
         ("prepare, after parameters change:", plan.prepare),
-        ("run:", plan.steps[: plan.forward]),
+        ("run:", plan.steps[: plan.shared]),
+        ("run, for outputs that an update does not need:", plan.steps[plan.shared : plan.forward]),
         ("update:", plan.steps[plan.forward :]),
     )
     for title, steps in sections:

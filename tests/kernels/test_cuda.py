@@ -30,6 +30,7 @@ def test_a_training_step_under_the_simulator_is_the_cpus(tmp_path):
         net = convdsl.load_source({TINY!r})
         step = net.compile("cuda", batch=2, train=True, optimizer=convdsl.SGD(momentum=0.9))
         losses = [step.step(given["x"], given["target"], lr=0.1) for _ in range(3)]
+        step.value_and_grad(given["x"], given["target"])
         y = net.compile("cuda", batch=2)(given["x"])
         np.savez("found.npz", losses=losses, y=y, dx=step.input_grad, **step.parameters)
     """
@@ -44,6 +45,7 @@ def test_a_training_step_under_the_simulator_is_the_cpus(tmp_path):
     net = convdsl.load_source(TINY)
     step = net.compile(batch=2, train=True, optimizer=convdsl.SGD(momentum=0.9))
     losses = [step.step(x, target, lr=0.1) for _ in range(3)]
+    step.value_and_grad(x, target)
     np.testing.assert_allclose(found["losses"], losses, rtol=1e-5)
     np.testing.assert_allclose(found["y"], net.compile(batch=2)(x), rtol=1e-5)
     np.testing.assert_allclose(found["dx"], step.input_grad, rtol=1e-4, atol=1e-7)

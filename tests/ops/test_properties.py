@@ -568,9 +568,9 @@ def test_padding_never_wins():
     """Not even against an input of −∞, which is what it holds itself."""
     op = network("max 3 /2 pad=1", (1, 6)).nodes[0].op
     x = np.full((1, 1, 6), -np.inf)
-    assert MaxWinner(op).evaluate(x).tolist() == [[[0, 1, 3]]]
+    assert MaxWinner(op).evaluate(x).tolist() == [[[1, 0, 0]]]
     x[..., 4:] = np.nan
-    assert MaxWinner(op).evaluate(x).tolist() == [[[0, 1, 4]]]
+    assert MaxWinner(op).evaluate(x).tolist() == [[[1, 0, 1]]]
 
 
 @pytest.mark.parametrize("body", ["relu", "relu6", "leaky_relu 0.5", "hard_swish"])

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from convdsl.kernels.nests import INDENT
 from convdsl.plan.model import Kernel
 
-VECTOR_FUNCTIONS = ("load", "load_first", "splat", "zero", "wide", "fma", "store")
+VECTOR_FUNCTIONS = (
+    *("load", "load_first", "gather", "gather_first", "splat", "zero", "wide", "fma"),
+    *("store", "store_first", "total_of"),
+)
 POINTER = {"float32": "floats", "int64": "ints"}
 
 

@@ -1,4 +1,8 @@
-"""Maps and reductions on the CPU over feature maps in blocks of channels, a vector at a time."""
+"""Maps and reductions on the CPU, a vector at a time.
+
+Over feature maps in blocks of channels a vector is a block; maps of anything else go along their
+last axis, or along all of them where the operands are whole.
+"""
 
 from __future__ import annotations
 
@@ -17,64 +21,135 @@ TOTALS = 4
 """Sums that run side by side, so that one need not wait for the other."""
 
 
-def fits(family: Map | Reduction, most: int) -> bool:
-    """Whether the last axis is a vector's lanes and is kept, and all is float32.
+CHUNK = 1 << 13
+"""Elements of a row that a unit of work covers."""
 
-    A map whose operands all are whole is one long loop, which the compiler vectorises itself.
-    """
+
+def recipe(family: Map | Reduction, lanes: int) -> Recipe | None:
+    """One call; None where the family is not one of float32 along a contiguous axis."""
     names = {f"x{k}" for k in range(len(family.present))}
+    if (
+        set(family.dtypes) - {"float32"}
+        or not {s.name for s in symbols(family.expression)} <= names
+    ):
+        return None
+    if isinstance(family, Reduction):
+        return _reduced(family) if _in_blocks(family, lanes) else None
+    if family.result != "float32":
+        return None
+    full = tuple(size != 1 for size in family.shape)
+    if any(p != full for p in family.present) and _in_blocks(family, lanes):
+        return _mapped(family)
+    return _along(family, lanes)
+
+
+def _in_blocks(family: Map | Reduction, most: int) -> bool:
+    """Whether the last axis is a vector's lanes, and is kept."""
     lanes = family.shape[-1]
-    plain = (
-        lanes in (4, 8, 16)
-        and lanes <= most
-        and math.prod(family.shape[:-1]) > 1
-        and set(family.dtypes) <= {"float32"}
-        and {s.name for s in symbols(family.expression)} <= names
-    )
+    plain = lanes in (4, 8, 16) and lanes <= most and math.prod(family.shape[:-1]) > 1
     if isinstance(family, Map):
-        full = tuple(size != 1 for size in family.shape)
-        broadcast = any(p != full for p in family.present)
-        return plain and broadcast and family.result == "float32"
+        return plain
     reduced = [size for size, k in zip(family.shape, family.kept, strict=True) if not k]
-    return plain and family.kept[-1] and family.reducer == "sum" and bool(reduced)
+    return plain and family.kept[-1] and family.reducer == "sum" and math.prod(reduced) > 1
 
 
-def recipe(family: Map | Reduction) -> Recipe:
-    """One call; a unit of work is what is kept but for lanes, or a row of a map."""
-    lanes = family.shape[-1]
-    outer = family.shape[:-1]
-    kept = family.kept[:-1] if isinstance(family, Reduction) else (True,) * len(outer)
-    columns = [kept, *(p[:-1] for p in family.present)]
+def _mapped(family: Map) -> Recipe:
+    """A map over blocks of channels; a unit of work is a row."""
+    lanes, outer = family.shape[-1], family.shape[:-1]
+    columns = [(True,) * len(outer), *(p[:-1] for p in family.present)]
     merged = Loops.merge(outer, columns, frozenset())
-    names = [Axis(f"j{a}", f"n{a}") for a in range(len(merged.sizes))]
+    names = _names(merged)
     place = _Places(merged, names, [p[-1] for p in family.present], lanes)
-    if isinstance(family, Map):
-        units, body = _map(family.expression, names, place)
-        work = math.prod(merged.sizes[:-1])
-    else:
-        own = [a for a in range(len(names)) if merged.present[a][0]]
-        units = [names[a] for a in own]
-        rest = [names[a] for a in range(len(names)) if a not in own]
-        body = _reduction(family, units, rest, place)
-        work = math.prod(merged.sizes[a] for a in own)
+    *units, last = names
+    loads, value = place.value(family.expression)
+    body = [
+        f"for {last.index} in range({last.size}):",
+        *(INDENT + line for line in loads),
+        f"{INDENT}store(y, (unit * {last.size} + {last.index}) * {lanes}, wide({value}))",
+    ]
+    sizes, work = merged.sizes, math.prod(merged.sizes[:-1])
+    return _recipe(family, f"map_{lanes}", units, names, body, sizes, work, lanes)
+
+
+def _reduced(family: Reduction) -> Recipe:
+    """A reduction over blocks of channels; a unit of work is what is kept but for lanes."""
+    lanes, outer = family.shape[-1], family.shape[:-1]
+    columns = [family.kept[:-1], *(p[:-1] for p in family.present)]
+    merged = Loops.merge(outer, columns, frozenset())
+    names = _names(merged)
+    place = _Places(merged, names, [p[-1] for p in family.present], lanes)
+    kept = [a for a in range(len(names)) if merged.present[a][0]]
+    rest = [names[a] for a in range(len(names)) if a not in kept]
+    body = _reduction(family, rest, place)
+    work = math.prod(merged.sizes[a] for a in kept)
+    name = f"{'mean' if family.mean else 'sum'}_{lanes}"
+    units = [names[a] for a in kept]
+    return _recipe(family, name, units, names, body, merged.sizes, work, lanes)
+
+
+def _along(family: Map, lanes: int) -> Recipe | None:
+    """A map along its last axis; a unit of work is a chunk of a row."""
+    columns = [(True,) * len(family.shape), *family.present]
+    merged = Loops.merge(family.shape, columns, frozenset())
+    if not merged.sizes or merged.sizes[-1] < lanes:
+        return None
+    names = _names(merged)
+    *units, last = names
+    chunks = -(-merged.sizes[-1] // CHUNK)
+    place = _Places(merged, names, [False] * len(family.present), 1)
+    body = [
+        f"stop = min(start + {CHUNK}, {last.size})",
+        f"for {last.index} in range(start, stop - {lanes - 1}, {lanes}):",
+    ]
+    position = f"row * {last.size} + {last.index}"
+    for few in ("", f"stop - {last.index}"):
+        loads, value = place.value(family.expression, few)
+        lines = [*loads, f"store(y, {position}, wide({value}))"]
+        if few:
+            # What is left is less than a vector.
+            body.append(f"{last.index} = start + (stop - start) // {lanes} * {lanes}")
+            body.append(f"if {last.index} < stop:")
+            lines[-1] = f"store_first(y, {position}, wide({value}), {few})"
+        body += [INDENT + line for line in lines]
+    start = [
+        f"start = unit % chunks * {CHUNK}",
+        "row = unit // chunks",
+        *decode(tuple(units), "row"),
+    ]
+    sizes, work = (*merged.sizes, chunks), math.prod(merged.sizes[:-1]) * chunks
+    axes = [*names, Axis("chunk", "chunks")]
+    return _recipe(family, "map", [], axes, [*start, *body], sizes, work, lanes)
+
+
+def _names(merged: Loops) -> list[Axis]:
+    return [Axis(f"j{a}", f"n{a}") for a in range(len(merged.sizes))]
+
+
+def _recipe(
+    family: Map | Reduction,
+    name: str,
+    units: Sequence[Axis],
+    axes: Sequence[Axis],
+    body: Sequence[str],
+    sizes: tuple[int, ...],
+    work: int,
+    lanes: int,
+) -> Recipe:
     count = len(family.present)
     lines = ["for unit in range(begin, end):"]
     lines += [INDENT + line for line in (*decode(tuple(units), "unit"), *body)]
-    points = lanes * math.prod(merged.sizes)
-    what = "map" if isinstance(family, Map) else "mean" if family.mean else "sum"
     made = kernel(
-        f"{what}_{lanes}",
+        name,
         [*((f"x{k}", "float32") for k in range(count)), ("y", "float32")],
-        [axis.size for axis in names],
+        [axis.size for axis in axes],
         lines,
-        f"{what} of {bare(family.expression)} over blocks of {lanes} channels.",
+        f"{name.replace('_', ' ')}: {bare(family.expression)}, {lanes} elements at a time.",
         ("contract",),
         lanes,
     )
-    cost = points * max(1, operations(family.expression))
+    cost = math.prod(family.shape) * max(1, operations(family.expression))
     operands = (*(f"in{k}" for k in range(count)), "out")
-    call = Call(made, operands, merged.sizes, work, cost)
-    return Recipe((call,), reason=f"{lanes} channels at a time")
+    return Recipe((Call(made, operands, sizes, work, cost),), reason=f"{lanes} at a time")
 
 
 class _Places:
@@ -85,38 +160,27 @@ class _Places:
     ) -> None:
         self.merged, self.names, self.vectors, self.lanes = merged, names, vectors, lanes
 
-    def load(self, k: int) -> str:
-        """The statement's right side that reads operand ``k``."""
+    def load(self, k: int, few: str) -> str:
+        """The statement's right side that reads operand ``k``, or the first ``few`` of a vector."""
         own = [a for a in range(len(self.names)) if self.merged.present[a][k + 1]]
         indices: list[Expr] = [Symbol(self.names[a].index, "int64") for a in own]
         sizes: list[Expr] = [Symbol(self.names[a].size, "int64") for a in own]
         at = bare(flat(indices, sizes))
-        if not self.vectors[k]:
+        if self.lanes > 1:
+            return f"load(x{k}, ({at}) * {self.lanes})" if self.vectors[k] else f"splat(x{k}, {at})"
+        if not self.merged.present[-1][k + 1]:
             return f"splat(x{k}, {at})"
-        return f"load(x{k}, ({at}) * {self.lanes})"
+        return f"load_first(x{k}, {at}, {few})" if few else f"load(x{k}, {at})"
 
-    def value(self, expression: Expr, mark: str = "") -> tuple[list[str], str]:
+    def value(self, expression: Expr, few: str = "") -> tuple[list[str], str]:
         """Statements that load the operands, and the expression of them."""
         used = sorted(k for k in range(len(self.vectors)) if operand(k) in symbols(expression))
-        lines = [f"v{k}{mark} = {self.load(k)}" for k in used]
-        renamed = substitute(expression, {operand(k): Symbol(f"v{k}{mark}") for k in used})
+        lines = [f"v{k} = {self.load(k, few)}" for k in used]
+        renamed = substitute(expression, {operand(k): Symbol(f"v{k}") for k in used})
         return lines, lanewise.text(renamed)
 
 
-def _map(expression: Expr, names: Sequence[Axis], place: _Places) -> tuple[list[Axis], list[str]]:
-    *outer, last = names
-    loads, value = place.value(expression)
-    body = [
-        f"for {last.index} in range({last.size}):",
-        *(INDENT + line for line in loads),
-        f"{INDENT}store(y, (unit * {last.size} + {last.index}) * {place.lanes}, wide({value}))",
-    ]
-    return outer, body
-
-
-def _reduction(
-    family: Reduction, units: Sequence[Axis], rest: Sequence[Axis], place: _Places
-) -> list[str]:
+def _reduction(family: Reduction, rest: Sequence[Axis], place: _Places) -> list[str]:
     *outer, last = rest
     loads, value = place.value(family.expression)
     lines = [f"total{t} = zero()" for t in range(TOTALS)]

@@ -1,111 +1,185 @@
-"""Matrix products on the CPU: rows of dot products, or rows of scaled sums."""
+"""Matrix products on the CPU: register tiles of rows × columns, however the factors are stored.
+
+Where B is stored by columns (a dense layer's weights), vectors run along the sums and are added up
+in the end; otherwise they run along the columns. Big factors are read once from memory.
+(Goto and van de Geijn 2008)
+"""
 
 from __future__ import annotations
 
+from convdsl.kernels.cpu.direct import REGISTERS
 from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Load, Symbol, bare
 from convdsl.ops.families import Product
 from convdsl.plan.model import Call, Kernel, Recipe
 
-BLOCK = 512
-"""Columns that one work unit of a scaled sum covers: 2 KiB, well inside the first-level cache."""
+VECTORS = 4
+"""Vectors of columns in a tile."""
+PANELS = 4
+"""Tiles of columns of a unit of work: a page's worth of a row of B."""
+DEPTH = 256
+"""Rows of B that a unit sweeps at a time: their part of it stays in the second-level cache."""
 
 
-def recipe(product: Product) -> Recipe:
+def recipe(product: Product, lanes: int) -> Recipe:
     """The kernel for the way the factors are stored."""
     count = 2 + product.bias + (len(product.epilogue.present) if product.epilogue else 0)
     operands = (*(f"in{k}" for k in range(count)), "out")
     cost = product.rows * product.columns * product.inner
     if product.transpose_b:
-        sizes = (product.rows, product.columns, product.inner)
-        call = Call(_dots(product), operands, sizes, product.columns, cost)
-        return Recipe((call,), reason="dot products along both rows, each row of B read once")
-    made = _sums(product.transpose_a)
-    blocks = -(-product.columns // BLOCK)
-    sizes_with_blocks = (product.rows, product.columns, product.inner, blocks)
-    work = product.rows * blocks
-    reason = "every row of the result as a sum of rows of B"
-    return Recipe((Call(made, operands, sizes_with_blocks, work, cost),), reason=reason)
+        assert not product.transpose_a
+        rows = min(product.rows, 4)
+        columns = 4 if product.columns >= 4 and rows > 1 else min(product.columns, 2)
+        sizes: tuple[int, ...] = (product.rows, product.columns, product.inner)
+        call = Call(
+            _dots(product, rows, columns, lanes), operands, sizes, -(-sizes[1] // columns), cost
+        )
+        reason = f"{rows} × {columns} dot products at a time, each row of B read once"
+        return Recipe((call,), reason=reason)
+    assert not product.bias
+    assert product.epilogue is None
+    rows = min(product.rows, (REGISTERS[lanes] - 1 - VECTORS) // VECTORS)
+    groups = -(-product.rows // rows) if product.transpose_a else 1
+    wide = lanes * VECTORS * PANELS
+    chunks = -(-product.columns // wide)
+    sizes = (product.rows, product.columns, product.inner, groups, chunks)
+    call = Call(_sums(product.transpose_a, rows, lanes), operands, sizes, groups * chunks, cost)
+    reason = f"{rows} rows × {lanes * VECTORS} columns in registers"
+    return Recipe((call,), reason=reason)
 
 
-def _dots(product: Product) -> Kernel:
+def _indent(depth: int, lines: list[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _dots(product: Product, rows: int, columns: int, lanes: int) -> Kernel:
     pointers = [("a", "float32"), ("b", "float32")]
     if product.bias:
         pointers.append(("bias", "float32"))
     if product.epilogue:
         pointers += product.epilogue.operands
-
-    def stored(row: Expr, total: str) -> str:
-        n, columns = Symbol("n", "int64"), Symbol("N", "int64")
-        value: Expr = Symbol(total)
-        if product.bias:
-            value = value + Load("bias", n)
-        if product.epilogue:
-            value = product.epilogue.apply(value, [row, n], [Symbol("M", "int64"), columns])
-        return f"y[{bare(row * columns + n)}] = {bare(value)}"
-
-    m = Symbol("m", "int64")
     body = [
-        "for n in range(begin, end):",
-        "    row = n * K",
+        "for unit in range(begin, end):",
+        f"    n = unit * {columns}",
         "    m = 0",
-        # Four rows of A at a time, so that a row of B is loaded once for all of them.
-        "    while m + 4 <= M:",
-        "        t0 = float32(0.0)",
-        "        t1 = float32(0.0)",
-        "        t2 = float32(0.0)",
-        "        t3 = float32(0.0)",
-        "        at = m * K",
-        "        for k in range(K):",
-        "            w = b[row + k]",
-        "            t0 += a[at + k] * w",
-        "            t1 += a[at + K + k] * w",
-        "            t2 += a[at + 2 * K + k] * w",
-        "            t3 += a[at + 3 * K + k] * w",
-        *(f"        {stored(m + r, f't{r}')}" for r in range(4)),
-        "        m += 4",
+    ]
+    if rows > 1:
+        body += [
+            f"    while m + {rows} <= M:",
+            *_indent(2, _dot_tile(product, rows, columns, lanes)),
+            f"        m += {rows}",
+        ]
+    body += [
         "    while m < M:",
-        "        total = float32(0.0)",
-        "        at = m * K",
-        "        for k in range(K):",
-        "            total += a[at + k] * b[row + k]",
-        f"        {stored(m, 'total')}",
+        *_indent(2, _dot_tile(product, 1, columns, lanes)),
         "        m += 1",
     ]
     return kernel(
-        "product_dots" + ("_bias" if product.bias else ""),
+        f"product_dots_{rows}x{columns}" + ("_bias" if product.bias else ""),
         [*pointers, ("y", "float32")],
         ["M", "N", "K"],
         body,
         "y[M, N] = a[M, K] · b[N, K]ᵀ"
         + (" + bias[N]" if product.bias else "")
-        + "; a unit per column.",
-        ("contract", "reassoc"),
+        + f"; a unit per {columns} columns.",
+        ("contract",),
+        lanes,
     )
 
 
-def _sums(transpose_a: bool) -> Kernel:
-    factor = "a[k * M + m]" if transpose_a else "a[m * K + k]"
+def _dot_tile(product: Product, rows: int, columns: int, lanes: int) -> list[str]:
+    """Statements that compute and store rows m, … by columns n, …."""
+    tile = [(r, c) for r in range(rows) for c in range(columns)]
+    lines = [f"s{r}_{c} = zero()" for r, c in tile]
+    # A last tile with fewer columns computes its last one again.
+    lines += [f"b{c} = min(n + {c}, N - 1) * K" for c in range(columns)]
+    lines += [f"a{r} = (m + {r}) * K" for r in range(rows)]
+    for partly in (False, True):
+        read = "load_first({0}, {1} + k, K - k)" if partly else "load({0}, {1} + k)"
+        step = [f"w{c} = " + read.format("b", f"b{c}") for c in range(columns)]
+        for r in range(rows):
+            step.append("x = " + read.format("a", f"a{r}"))
+            step += [f"s{r}_{c} = fma(x, w{c}, s{r}_{c})" for c in range(columns)]
+        if partly:
+            lines += ["if k < K:", *_indent(1, step)]
+        else:
+            lines += ["k = 0", f"while k + {lanes} <= K:", *_indent(1, [*step, f"k += {lanes}"])]
+    for c in range(columns):
+        stores = []
+        for r in range(rows):
+            stores.append(f"total = total_of(s{r}_{c})")
+            stores.append(_stored(product, r, c))
+        lines += [f"if n + {c} < N:", *_indent(1, stores)] if c else stores
+    return lines
+
+
+def _stored(product: Product, row: int, column: int) -> str:
+    """The statement that stores ``total`` at row m + ``row`` and column n + ``column``."""
+    m, n = Symbol("m", "int64") + row, Symbol("n", "int64") + column
+    height, width = Symbol("M", "int64"), Symbol("N", "int64")
+    value: Expr = Symbol("total")
+    if product.bias:
+        value = value + Load("bias", n)
+    if product.epilogue:
+        value = product.epilogue.apply(value, [m, n], [height, width])
+    return f"y[{bare(m * width + n)}] = {bare(value)}"
+
+
+def _sums(transpose_a: bool, rows: int, lanes: int) -> Kernel:
+    wide = lanes * VECTORS
     body = [
         "for unit in range(begin, end):",
-        "    m = unit // blocks",
-        f"    start = (unit % blocks) * {BLOCK}",
-        f"    stop = min(start + {BLOCK}, N)",
-        "    out = m * N",
-        "    for n in range(start, stop):",
-        "        y[out + n] = float32(0.0)",
-        "    for k in range(K):",
-        f"        factor = {factor}",
-        "        row = k * N",
-        "        for n in range(start, stop):",
-        "            y[out + n] += factor * b[row + n]",
+        f"    first = unit % chunks * {wide * PANELS}",
+        f"    last = min(first + {wide * PANELS}, N)",
+        "    group = unit // chunks",
+        f"    top = group * {rows} if groups > 1 else 0",
+        f"    bottom = min(top + {rows}, M) if groups > 1 else M",
+        f"    for start in range(0, K, {DEPTH}):",
+        f"        stop = min(start + {DEPTH}, K)",
+        f"        for m in range(top, bottom, {rows}):",
+        # A last tile with fewer rows computes its last one again and again.
+        *(f"            m{r} = min(m + {r}, M - 1)" for r in range(rows)),
+        "            n = first",
+        f"            while n + {wide} <= last:",
+        *_indent(4, _sum_tile(transpose_a, rows, VECTORS, lanes, partly=False)),
+        f"                n += {wide}",
+        "            while n < last:",
+        f"                few = min(last - n, {lanes})",
+        *_indent(4, _sum_tile(transpose_a, rows, 1, lanes, partly=True)),
+        f"                n += {lanes}",
     ]
     stored = "a[K, M]ᵀ" if transpose_a else "a[M, K]"
     return kernel(
-        "product_sums" + ("_transposed" if transpose_a else ""),
+        f"product_sums_{rows}x{wide}" + ("_transposed" if transpose_a else ""),
         [("a", "float32"), ("b", "float32"), ("y", "float32")],
-        ["M", "N", "K", "blocks"],
+        ["M", "N", "K", "groups", "chunks"],
         body,
-        f"y[M, N] = {stored} · b[K, N]; a unit per row and {BLOCK} columns.",
+        f"y[M, N] = {stored} · b[K, N]; a unit per {wide * PANELS} columns and group of rows.",
         ("contract",),
+        lanes,
     )
+
+
+def _sum_tile(transpose_a: bool, rows: int, vectors: int, lanes: int, *, partly: bool) -> list[str]:
+    """Statements that add the products of rows start to stop of B to a tile of the result."""
+    tile = [(r, v) for r in range(rows) for v in range(vectors)]
+
+    def read(buffer: str, at: str) -> str:
+        return f"load_first({buffer}, {at}, few)" if partly else f"load({buffer}, {at})"
+
+    lines = []
+    for r, v in tile:
+        held = read("y", f"m{r} * N + n + {v * lanes}")
+        lines.append(f"s{r}_{v} = {held} if start else zero()")
+    lines.append("for k in range(start, stop):")
+    lines += [f"    b{v} = {read('b', f'k * N + n + {v * lanes}')}" for v in range(vectors)]
+    for r in range(rows):
+        lines.append(f"    x = splat(a, {f'k * M + m{r}' if transpose_a else f'm{r} * K + k'})")
+        lines += [f"    s{r}_{v} = fma(x, b{v}, s{r}_{v})" for v in range(vectors)]
+    for r, v in tile:
+        at = f"m{r} * N + n + {v * lanes}"
+        lines.append(
+            f"store_first(y, {at}, s{r}_{v}, few)" if partly else f"store(y, {at}, s{r}_{v})"
+        )
+    return lines

@@ -44,7 +44,7 @@ class CpuTarget:
         """The fastest way there is for the family; its loop nest where there is no other."""
         match family:
             case Product():
-                return product.recipe(family)
+                return product.recipe(family, self.lanes)
             case Convolution() if not self.exact and winograd.pays(family, self.threads):
                 return winograd.recipe(family, self.threads)
             case Convolution() if direct.fits(family):
@@ -55,6 +55,6 @@ class CpuTarget:
                 return pooling.recipe(family)
             case Reblock():
                 return reblock.recipe(family)
-            case Map() | Reduction() if maps.fits(family, self.lanes):
-                return maps.recipe(family)
+            case Map() | Reduction():
+                return maps.recipe(family, self.lanes) or nests.recipe(family)
         return nests.recipe(family)

@@ -93,7 +93,7 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     wide = tile.vectors * lanes
     weights = filter_tiles * POINTS * family.channels * wide
     transform = Call(
-        _weights_kernel(wide, mirrored),
+        _weights_kernel(wide, lanes, mirrored),
         ("in1", "transformed"),
         (family.filters, family.channels),
         filter_tiles,
@@ -126,33 +126,32 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     return Recipe((transform, convolve), temporaries, reason)
 
 
-def _weights_kernel(wide: int, mirrored: bool) -> Kernel:
+def _weights_kernel(wide: int, lanes: int, mirrored: bool) -> Kernel:
     """U = G·g·Gᵀ for every filter and channel, filters side by side."""
-    source = "(c * F + f) * 9 + 8 - {k}" if mirrored else "(f * C + c) * 9 + {k}"
+    # Filters of a vector are this far apart; those beyond the last are read as the last vector's.
+    step = "9" if mirrored else "C * 9"
+    start = "c * F * 9 + f * 9" if mirrored else "(f * C + c) * 9"
+    taps = [(k, 8 - k if mirrored else k) for k in range(9)]
     body = [
         "for unit in range(begin, end):",
-        "    for c in range(C):",
-        f"        at = (unit * {POINTS} * C + c) * {wide}",
-        f"        here = min({wide}, F - unit * {wide})",
-        "        for lane in range(here):",
-        f"            f = unit * {wide} + lane",
-        *(f"            g{k} = w[{source.format(k=k)}]" for k in range(9)),
+        f"    for f in range(unit * {wide}, min(unit * {wide} + {wide}, F), {lanes}):",
+        f"        whole = f + {lanes} <= F",
+        "        for c in range(C):",
+        f"            at = (unit * {POINTS} * C + c) * {wide} + f % {wide}",
+        f"            start = {start}",
+        "            if whole:",
+        *_indent(4, [f"g{k} = gather(w, start + {t}, {step})" for k, t in taps]),
+        "            else:",
+        *_indent(4, [f"g{k} = gather_first(w, start + {t}, {step}, F - f)" for k, t in taps]),
     ]
     for column in range(3):
-        body += [
-            INDENT * 3 + line
-            for line in _spread([f"g{r * 3 + column}" for r in range(3)], f"h{column}_")
-        ]
+        weights = [f"g{r * 3 + column}" for r in range(3)]
+        body += _indent(3, _spread(weights, f"h{column}_"))
     for row in range(REACH):
-        body += [INDENT * 3 + line for line in _spread([f"h{c}_{row}" for c in range(3)], "u")]
+        body += _indent(3, _spread([f"h{c}_{row}" for c in range(3)], "u"))
         for column in range(REACH):
             point = row * REACH + column
-            body.append(f"            packed[at + {point} * C * {wide} + lane] = u{column}")
-    body += [
-        f"        for lane in range(max(here, 0), {wide}):",
-        f"            for point in range({POINTS}):",
-        f"                packed[at + point * C * {wide} + lane] = float32(0.0)",
-    ]
+            body.append(f"            store(packed, at + {point} * C * {wide}, u{column})")
     return kernel(
         f"winograd_weights_{wide}" + ("_mirrored" if mirrored else ""),
         [("w", "float32"), ("packed", "float32")],
@@ -160,6 +159,7 @@ def _weights_kernel(wide: int, mirrored: bool) -> Kernel:
         body,
         f"packed[F/{wide}, {POINTS}, C, {wide}] from w, transformed; a unit per {wide} filters.",
         ("contract",),
+        lanes,
     )
 
 

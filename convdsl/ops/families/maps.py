@@ -74,6 +74,8 @@ class Map(Family):
     present: tuple[tuple[bool, ...], ...]
     dtypes: tuple[Scalar, ...]
     result: Scalar = "float32"
+    batch: int = 1
+    """The number of images, which the shape of weights does not show."""
 
     @property
     def in_place(self) -> tuple[int, ...]:
@@ -86,7 +88,13 @@ class Map(Family):
 
     def nest(self) -> Nest:
         return _broadcast_nest(
-            "map", self.expression, self.shape, self.present, self.dtypes, self.result
+            "map",
+            self.expression,
+            self.shape,
+            self.present,
+            self.dtypes,
+            self.result,
+            batch=self.batch,
         )
 
 
@@ -130,6 +138,7 @@ def _broadcast_nest(
     kept: tuple[bool, ...] | None = None,
     reducer: Reducer | None = None,
     mean: bool = False,
+    batch: int | None = None,
 ) -> Nest:
     used = {s.name for s in symbols(expression)}
     apart = frozenset(a + 1 for a in range(len(shape) - 1) if f"i{a}" in used)
@@ -146,7 +155,7 @@ def _broadcast_nest(
         at = flat([loops[a] for a in own], [extents[a] for a in own])
         values[operand(k, dtype)] = Load(f"x{k}", at, dtype)
     if "batch" in used:
-        values[BATCH] = size("batch", shape[0])
+        values[BATCH] = size("batch", shape[0] if batch is None else batch)
     if "position" in used:
         values[FLAT] = flat(loops, extents)
     axes = tuple(Axis(f"j{a}", f"n{a}") for a in range(len(loops)) if merged.present[a][0])
