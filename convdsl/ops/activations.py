@@ -14,6 +14,7 @@ from convdsl.ops.base import Mistake, Op, Sample, Weight, op, single
 from convdsl.ops.expressions import (
     Expr,
     absolute,
+    both,
     erf,
     evaluate,
     exp,
@@ -46,6 +47,13 @@ class Activation(Op):
         """The value for an element."""
         raise NotImplementedError
 
+    def slope_at(self, y: Expr) -> Expr | None:
+        """The derivative where the value is y, if that tells it.
+
+        Then the input need not be kept, and the op can be joined with what computes it.
+        """
+        return None
+
     def result(self, *x: TensorType) -> TensorType:
         return x[0]
 
@@ -70,8 +78,12 @@ class Activation(Op):
     def gradient(
         self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
     ) -> Sequence[Value | None]:
-        expression = self.expression(operand(0))
-        return map_gradient(b, expression, node.inputs, node.output.type, dy[0], needs)
+        slope = self.slope_at(operand(0))
+        if slope is None:
+            expression = self.expression(operand(0))
+            return map_gradient(b, expression, node.inputs, node.output.type, dy[0], needs)
+        y = node.output
+        return [compute(b, slope * operand(1), [y, single(dy)], y.type)]
 
 
 def _samples(kind: str) -> tuple[Sample, ...]:
@@ -89,13 +101,8 @@ class Relu(Activation):
     def expression(self, x: Expr) -> Expr:
         return maximum(x, 0.0)
 
-    def gradient(
-        self, b: Builder, node: Node, dy: Sequence[Value | None], needs: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        # The result is positive where the input is, and only the result has to be kept for it.
-        passed = select(less(0.0, operand(0)), operand(1), 0.0)
-        y = node.output
-        return [compute(b, passed, [y, single(dy)], y.type)]
+    def slope_at(self, y: Expr) -> Expr:
+        return select(less(0.0, y), 1.0, 0.0)
 
 
 @op("leaky_relu")
@@ -123,6 +130,9 @@ class Sigmoid(Activation):
     def expression(self, x: Expr) -> Expr:
         return 1.0 / (exp(-x) + 1.0)
 
+    def slope_at(self, y: Expr) -> Expr:
+        return y * (1.0 - y)
+
 
 @op("tanh")
 @dataclass(frozen=True)
@@ -135,6 +145,9 @@ class Tanh(Activation):
     def expression(self, x: Expr) -> Expr:
         return tanh(x)
 
+    def slope_at(self, y: Expr) -> Expr:
+        return 1.0 - y * y
+
 
 @op("relu6")
 @dataclass(frozen=True)
@@ -146,6 +159,9 @@ class Relu6(Activation):
 
     def expression(self, x: Expr) -> Expr:
         return minimum(maximum(x, 0.0), 6.0)
+
+    def slope_at(self, y: Expr) -> Expr:
+        return select(both(less(0.0, y), less(y, 6.0)), 1.0, 0.0)
 
 
 @op("elu")
@@ -256,6 +272,9 @@ class ScaledTanh(Activation):
 
     def expression(self, x: Expr) -> Expr:
         return tanh(x * (2 / 3)) * 1.7159
+
+    def slope_at(self, y: Expr) -> Expr:
+        return (1.7159 - y * y / 1.7159) * (2 / 3)
 
 
 @op("prelu")

@@ -319,10 +319,11 @@ class PoolGradient(Op):
         return PoolingGradient(mode, dx[0] * dx[1], geometry, pool.count_pad, pool._after())
 
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
-        # Winners lie as the input of their pooling did.
-        if not blocking.has(node.inputs[0]):
-            return None
-        return windows_in_blocks(blocking, node, *node.inputs)
+        # Winners lie as the input of their pooling did; means have no such witness, and what takes
+        # the gradient is a convolution's as a rule.
+        known = blocking.has(node.inputs[0])
+        worth = isinstance(self.pool, Avg) and self.x.channels > 4
+        return windows_in_blocks(blocking, node, *node.inputs) if known or worth else None
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np

@@ -43,7 +43,7 @@ class Call:
 
     ``operands`` name the kernel's buffers: ``in0``, ``in1``, …, ``out``, or a temporary of the
     recipe. ``work`` is the number of independent units it can be split into, ``cost`` a rough count
-    of scalar operations.
+    of operations, on vectors where the kernel works on them.
     """
 
     kernel: Kernel

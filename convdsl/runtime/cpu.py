@@ -14,8 +14,8 @@ Array = np.ndarray
 
 GUARD = 0xA5
 """What guard zones are filled with."""
-GRAIN = 20_000
-"""Scalar operations below which a second thread costs more than it saves."""
+GRAIN = 8_000
+"""Operations below which a second thread costs more than it saves."""
 
 
 def thread_count(requested: int | None) -> int:
@@ -46,6 +46,7 @@ class CpuMachine:
         self._constants = _Memory(plan.constant_bytes)
         self._variables = variables
         self._given: Mapping[str, Array] = {}
+        self._views: dict[tuple[int, tuple[int, ...]], Array] = {}
         self._fill_tables()
         compilation.load(plan.kernels, self.threads)
         self._launch = cache.launcher()
@@ -70,8 +71,9 @@ class CpuMachine:
         table = self._steps[1]
         self._given = inputs
         for name, array in inputs.items():
-            rows, columns = self._slots[name]
-            table[rows, columns] = array.__array_interface__["data"][0]
+            address = array.__array_interface__["data"][0]
+            for slot in self._slots[name]:
+                table[slot] = address
         self._run(self._steps, first, last)
 
     def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
@@ -80,8 +82,11 @@ class CpuMachine:
             return self._variables[buffer.name].reshape(shape)
         if buffer.place == "input":
             return self._given[buffer.name].reshape(shape)
-        data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
-        return data.view(buffer.dtype).reshape(shape)
+        key = (id(buffer), tuple(shape))
+        if key not in self._views:
+            data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
+            self._views[key] = data.view(buffer.dtype).reshape(shape)
+        return self._views[key]
 
     def poison(self) -> None:
         """Fill the memory with NaN and the zones around it with a pattern; for tests."""
@@ -126,12 +131,11 @@ class CpuMachine:
             return int(self._variables[buffer.name].ctypes.data)
         return int(self._memory(buffer).data.ctypes.data) + buffer.offset
 
-    def _uses(self, buffer: Buffer) -> tuple[Array, Array]:
-        found = [
+    def _uses(self, buffer: Buffer) -> list[tuple[int, int]]:
+        """Where in the table of arguments a buffer stands."""
+        return [
             (row, column)
             for row, step in enumerate(self.plan.steps)
             for column, used in enumerate(step.buffers)
             if used == buffer
         ]
-        rows, columns = zip(*found, strict=True) if found else ((), ())
-        return np.array(rows, np.int64), np.array(columns, np.int64)

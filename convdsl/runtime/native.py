@@ -248,8 +248,77 @@ def _lane_by_lane(function: Any) -> None:
         return loop
 
 
-for _function in (exp, expm1, log, log1p, tanh, erf):
+for _function in (expm1, log, log1p, erf):
     _lane_by_lane(_function)
+
+
+@intrinsic
+def _rounded(typing_context: Any, x: Any) -> Any:
+    """To the nearest integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(arguments[0].type, [arguments[0].type])
+        name = f"llvm.rint.v{x.lanes}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+    return x(x), generate
+
+
+@intrinsic
+def _power_of_two(typing_context: Any, x: Any) -> Any:
+    """2 to the power of an integer from −126 to 127."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integers = ir.VectorType(ir.IntType(32), x.lanes)
+        exponent = builder.fptosi(arguments[0], integers)
+        biased = builder.add(exponent, ir.Constant(integers, [127] * x.lanes))
+        bits = builder.shl(biased, ir.Constant(integers, [23] * x.lanes))
+        return builder.bitcast(bits, arguments[0].type)
+
+    return x(x), generate
+
+
+@njit(inline="always")
+def _vector_exp(x: Any) -> Any:
+    # exp(x) = 2ⁿ·exp(r) with |r| ≤ ln 2 / 2, where a polynomial is right to a unit in the last
+    # place (the coefficients are those of Cephes' expf).
+    low, high = float32(-104.0), float32(89.0)
+    bounded = select(x < low, low, select(x > high, high, x))
+    n = _rounded(bounded * float32(1.44269504088896341))
+    r = bounded - n * float32(0.693359375) - n * float32(-2.12194440e-4)
+    p = r * float32(1.9875691500e-4) + float32(1.3981999507e-3)
+    p = p * r + float32(8.3334519073e-3)
+    p = p * r + float32(4.1665795894e-2)
+    p = p * r + float32(1.6666665459e-1)
+    p = p * r + float32(5.0000001201e-1)
+    # Halves of n are exponents of float32 where n itself is not.
+    half = _rounded(n * float32(0.5))
+    y = (p * (r * r) + r + float32(1.0)) * _power_of_two(half) * _power_of_two(n - half)
+    return select(x == x, y, x)
+
+
+@njit(inline="always")
+def _vector_tanh(x: Any) -> Any:
+    # Near zero a polynomial (Cephes' tanhf), for 1 − 2/(exp(2x) + 1) loses digits there.
+    size = abs(x)
+    s = x * x
+    p = s * float32(-5.70498872745e-3) + float32(2.06390887954e-2)
+    p = p * s + float32(-5.37397155531e-2)
+    p = p * s + float32(1.33314422036e-1)
+    p = p * s + float32(-3.33332819422e-1)
+    near = p * s * x + x
+    far = float32(1.0) - float32(2.0) / (_vector_exp(size + size) + float32(1.0))
+    return select(size < float32(0.625), near, select(x < float32(0.0), -far, far))
+
+
+@overload(exp, strict=False)
+def _exp(x: Any) -> Any:
+    return (lambda x: _vector_exp(x)) if isinstance(x, VectorType) else None
+
+
+@overload(tanh, strict=False)
+def _tanh(x: Any) -> Any:
+    return (lambda x: _vector_tanh(x)) if isinstance(x, VectorType) else None
 
 
 def _number(x: Any, lane: Any) -> Any:

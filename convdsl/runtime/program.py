@@ -49,7 +49,7 @@ class Program:
         self._stale = True
         self._count = 0
         self.input_grad: Array | tuple[Array, ...] | None = None
-        """The gradients by the inputs, after `value_and_grad` or `step`."""
+        """The gradients by the inputs, after `value_and_grad`."""
         self._machine: Machine | None = None
         self._inputs = [p for p in plan.variables if p.role in ("input", "target")]
 

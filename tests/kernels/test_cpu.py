@@ -84,19 +84,21 @@ def test_pointwise_convolutions_of_all_sizes(case, tail):
 
 
 WINOGRAD = [
-    # channels, filters, size, pad
-    (16, 16, "16x20", "pad=1"),
-    (40, 24, "33x9", "pad=1"),
-    (20, 70, "14x15", ""),
-    (32, 16, "8x30", "pad=[(2, 1), (0, 2)]"),
+    # channels, filters, window, size, pad
+    (16, 16, "3x3", "16x20", "pad=1"),
+    (40, 24, "3x3", "33x9", "pad=1"),
+    (20, 70, "3x3", "14x15", ""),
+    (32, 16, "3x3", "8x30", "pad=[(2, 1), (0, 2)]"),
+    (24, 40, "5x5", "13x16", "pad=2"),
+    (16, 16, "5x5", "12x12", "pad=[(1, 0), (2, 4)]"),
 ]
 
 
 @pytest.mark.parametrize("case", WINOGRAD, ids=str)
 @pytest.mark.parametrize("tail", ["", "-> bn -> leaky_relu 0.1", "-> gelu"])
 def test_winograds_convolution_is_the_direct_one(case, tail):
-    channels, filters, size, pad = case
-    text = f"net T {{ input {channels}@{size}\n conv {filters}@3x3 {pad} {tail} }}"
+    channels, filters, window, size, pad = case
+    text = f"net T {{ input {channels}@{size}\n conv {filters}@{window} {pad} {tail} }}"
     graph = convdsl.load_source(text).graph
     arrays = positive_buffers(graph, random_arrays(graph, 2))
     expected = evaluate(graph, arrays)["output"]
@@ -108,11 +110,10 @@ def test_winograds_convolution_is_the_direct_one(case, tail):
     assert not any("Winograd" in step.reason for step in exact.plan.steps)
 
 
+@pytest.mark.parametrize("window", ["3x3", "5x5"])
 @pytest.mark.parametrize("tail", ["relu", "bn -> relu"])
-def test_winograds_gradients(tail):
-    text = (
-        f"net T {{ input 3@12x12\n conv 16@1x1 -> conv 32@3x3 pad=1 bias=off -> {tail}\n flatten }}"
-    )
+def test_winograds_gradients(tail, window):
+    text = f"net T {{ input 3@12x12\n conv 16@1x1 -> conv 32@{window} pad=half bias=off -> {tail}\n flatten }}"
     graph = convdsl.load_source(text).graph
     lowered = lower(graph, "cross_entropy")
     arrays = positive_buffers(graph, random_arrays(lowered, 4, seed=5))

@@ -254,7 +254,7 @@ def _add(
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
-            family.batch * tiles * tile.vectors * lanes * s.outputs * grouping.channels * s.taps,
+            family.batch * tiles * tile.vectors * s.outputs * grouping.channels * s.taps,
         )
     )
     return f"direct, {tile.pixels} pixels × {tile.vectors * lanes} filters in registers"

@@ -147,7 +147,7 @@ def _recipe(
         ("contract",),
         lanes,
     )
-    cost = math.prod(family.shape) * max(1, operations(family.expression))
+    cost = math.prod(family.shape) * max(1, operations(family.expression)) // lanes
     operands = (*(f"in{k}" for k in range(count)), "out")
     return Recipe((Call(made, operands, sizes, work, cost),), reason=f"{lanes} at a time")
 

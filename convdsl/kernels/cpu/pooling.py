@@ -34,31 +34,41 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
         sizes += tuple(-b if counted else 0 for b in before)
         sizes += tuple(i + (a if counted else 0) for i, a in zip(inputs, after, strict=True))
     if isinstance(family, PoolingGradient):
-        made = _gradient(family.mode, family.lanes)
+        made = _gradient(family.mode, family.lanes, (s.SD, s.SH, s.SW))
         operands: tuple[str, ...] = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
         work = family.planes * s.D * s.H
     else:
-        made, operands = _kernel(family.mode, family.lanes), ("in0", "out")
+        made, operands = _kernel(family.mode, family.lanes, s.inside), ("in0", "out")
         work = family.planes * s.OD * s.OH
     call = Call(made, operands, sizes, work, family.planes * s.outputs * s.taps)
     return Recipe((call,), reason=f"{family.lanes} channels at a time")
 
 
-def _kernel(mode: str, lanes: int) -> Kernel:
+def _kernel(mode: str, lanes: int, inside: bool) -> Kernel:
+    # Where no window meets a border, all its elements are inside.
+    ends = {"z": ("D", "z"), "y": ("H", "y0"), "x": ("W", "x0")}
+    limits = {
+        a: ["0", f"K{size}"]
+        if inside
+        else [
+            f"max(0, (D{size} - 1 - {start}) // D{size})",
+            f"min(K{size}, ({size} - {start} + D{size} - 1) // D{size})",
+        ]
+        for a, (size, start) in ends.items()
+    }
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (OD * OH)",
         "    z = unit // OH % OD * SD - PD",
         "    y0 = unit % OH * SH - PH",
-        # The elements of the window that are inside the input.
-        "    first_z = max(0, (DD - 1 - z) // DD)",
-        "    last_z = min(KD, (D - z + DD - 1) // DD)",
-        "    first_y = max(0, (DH - 1 - y0) // DH)",
-        "    last_y = min(KH, (H - y0 + DH - 1) // DH)",
+        f"    first_z = {limits['z'][0]}",
+        f"    last_z = {limits['z'][1]}",
+        f"    first_y = {limits['y'][0]}",
+        f"    last_y = {limits['y'][1]}",
         "    for ox in range(OW):",
         "        x0 = ox * SW - PW",
-        "        first_x = max(0, (DW - 1 - x0) // DW)",
-        "        last_x = min(KW, (W - x0 + DW - 1) // DW)",
+        f"        first_x = {limits['x'][0]}",
+        f"        last_x = {limits['x'][1]}",
         f"        total = {'zero()' if mode == 'mean' else 'wide(float32(-inf))'}",
         *(["        winner = wide(float32(-1.0))"] if mode == "winner" else []),
         "        for kz in range(first_z, last_z):",
@@ -82,14 +92,16 @@ def _kernel(mode: str, lanes: int) -> Kernel:
         body.append(f"{deep}number = float32((kz * KH + ky) * KW + kx)")
         body.append(f"{deep}winner = select(larger, number, winner)")
     body.append(f"{deep}at += DW * {lanes}")
-    if mode == "mean":
+    if mode == "mean" and inside:
+        body.append("        total = total / float32(KD * KH * KW)")
+    elif mode == "mean":
         starts = {"z": "z", "y": "y0", "x": "x0"}
         body += [INDENT * 2 + line for line in _counts(starts)]
         body.append("        total = total / float32(count_z * count_y * count_x)")
     result = "winner" if mode == "winner" else "total"
     body.append(f"        store(y, (unit * OW + ox) * {lanes}, {result})")
     return kernel(
-        f"{mode}_pool_{lanes}",
+        f"{mode}_pool_{lanes}" + ("" if inside else "_bordered"),
         [("x", "float32"), ("y", "float32")],
         (*SIZES, *LIMITS) if mode == "mean" else SIZES,
         body,
@@ -107,8 +119,10 @@ def _counts(starts: dict[str, str]) -> list[str]:
     ]
 
 
-def _gradient(mode: str, lanes: int) -> Kernel:
-    # Position i is element k of the windows that start at i + P − k, where the stride divides that.
+def _gradient(mode: str, lanes: int, stride: tuple[int, int, int]) -> Kernel:
+    # Position i is element k of the windows that start at i + P − k, where the stride divides that;
+    # dividing by a number that is known is much faster.
+    by_depth, by_height, by_width = stride
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (D * H)",
@@ -117,16 +131,16 @@ def _gradient(mode: str, lanes: int) -> Kernel:
         "    for ix in range(W):",
         "        x0 = ix + PW",
         "        total = zero()",
-        "        for kz in range(z % SD, min(KD, z + 1), SD):",
-        "            oz = (z - kz) // SD",
+        f"        for kz in range(z % {by_depth}, min(KD, z + 1), {by_depth}):",
+        f"            oz = (z - kz) // {by_depth}",
         "            if oz >= OD:",
         "                continue",
-        "            for ky in range(y0 % SH, min(KH, y0 + 1), SH):",
-        "                oy = (y0 - ky) // SH",
+        f"            for ky in range(y0 % {by_height}, min(KH, y0 + 1), {by_height}):",
+        f"                oy = (y0 - ky) // {by_height}",
         "                if oy >= OH:",
         "                    continue",
-        "                for kx in range(x0 % SW, min(KW, x0 + 1), SW):",
-        "                    ox = (x0 - kx) // SW",
+        f"                for kx in range(x0 % {by_width}, min(KW, x0 + 1), {by_width}):",
+        f"                    ox = (x0 - kx) // {by_width}",
         "                    if ox >= OW:",
         "                        continue",
         f"                    at = (((plane * OD + oz) * OH + oy) * OW + ox) * {lanes}",
@@ -138,13 +152,17 @@ def _gradient(mode: str, lanes: int) -> Kernel:
             f"{deep}total = total + select(here, load(dy, at), zero())",
         ]
     else:
-        starts = {"z": "oz * SD - PD", "y": "oy * SH - PH", "x": "ox * SW - PW"}
+        starts = {
+            "z": f"oz * {by_depth} - PD",
+            "y": f"oy * {by_height} - PH",
+            "x": f"ox * {by_width} - PW",
+        }
         body += [deep + line for line in _counts(starts)]
         body.append(f"{deep}total = total + load(dy, at) / float32(count_z * count_y * count_x)")
     body.append(f"        store(dx, (unit * W + ix) * {lanes}, total)")
     pointers = [("winner", "float32")] if mode == "maximum" else []
     return kernel(
-        f"{mode}_pool_gradient_{lanes}",
+        f"{mode}_pool_gradient_{lanes}_stride{'x'.join(map(str, stride))}",
         [*pointers, ("dy", "float32"), ("dx", "float32")],
         (*SIZES, *LIMITS) if mode == "mean" else SIZES,
         body,

@@ -26,7 +26,7 @@ def recipe(product: Product, lanes: int) -> Recipe:
     """The kernel for the way the factors are stored."""
     count = 2 + product.bias + (len(product.epilogue.present) if product.epilogue else 0)
     operands = (*(f"in{k}" for k in range(count)), "out")
-    cost = product.rows * product.columns * product.inner
+    cost = product.rows * product.columns * product.inner // lanes
     if product.transpose_b:
         assert not product.transpose_a
         rows = min(product.rows, 4)

@@ -50,7 +50,7 @@ class CpuTarget:
             case Convolution() if direct.fits(family):
                 return direct.recipe(family)
             case Convolution() if weight_gradient.fits(family):
-                return weight_gradient.recipe(family)
+                return weight_gradient.recipe(family, self.threads)
             case Pooling() | PoolingGradient() if pooling.fits(family):
                 return pooling.recipe(family)
             case Reblock():

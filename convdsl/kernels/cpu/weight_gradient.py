@@ -50,7 +50,7 @@ def _tile_of(family: Convolution, s: Sizes) -> _Tile:
     return _Tile(sources, min(fitting, key=lambda v: -(-blocks // v) * (sources * v + v + 2)))
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, threads: int) -> Recipe:
     """Pad x, sum, put the sums where the weights are."""
     s = sizes_of(family.geometry)
     tile = _tile_of(family, s)
@@ -63,7 +63,11 @@ def recipe(family: Convolution) -> Recipe:
     columns = -(-s.KW // tile.sources) if plain else s.KW
     parts = 1 if plain else family.x_lanes // tile.sources
     window = s.KD * s.KH * columns
-    sums = tiles * channel_blocks * parts * window * tile.sources * wide
+    units = tiles * channel_blocks * parts
+    # Where there are few sums, threads take different images.
+    splits = 1 if units >= 2 * threads else min(family.batch, -(-2 * threads // units))
+    each = window * tile.sources * wide
+    sums = splits * units * each
     calls, temporaries = [], [("sums", sums)]
     source, depth, height, width = "in0", s.D, s.H, s.W
     if not s.inside:
@@ -87,19 +91,22 @@ def recipe(family: Convolution) -> Recipe:
                 *(family.batch, channel_blocks * family.groups, channel_blocks, blocks),
                 tiles // family.groups,
                 *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, columns, s.KW),
-                *(s.SD, s.SH, s.DD, s.DH, s.DW, rows),
+                *(s.SD, s.SH, s.DD, s.DH, s.DW, rows, units, splits),
             ),
-            tiles * channel_blocks * parts,
-            family.filters * channels * s.taps * family.batch * s.outputs,
+            units * splits,
+            family.filters * channels * s.taps * family.batch * s.outputs // lanes,
         )
     )
-    sizes = (channels, s.KD * s.KH, s.KW, columns, channel_blocks * parts)
+    sizes = (
+        *(family.filters, channels, s.KD * s.KH, s.KW, columns),
+        *(channel_blocks * parts, splits, units * each),
+    )
     calls.append(
         Call(
             _unpack(tile, wide, plain),
             ("sums", "out"),
             sizes,
-            family.filters,
+            tiles,
             family.filters * channels * s.taps,
         )
     )
@@ -110,7 +117,7 @@ def recipe(family: Convolution) -> Recipe:
 
 SIZES = (
     *("N", "XB", "CB", "FB", "tiles", "D", "H", "W", "OD", "OH", "OW"),
-    *("KD", "KH", "columns", "KW", "SD", "SH", "DD", "DH", "DW", "rows"),
+    *("KD", "KH", "columns", "KW", "SD", "SH", "DD", "DH", "DW", "rows", "units", "splits"),
 )
 
 
@@ -141,14 +148,15 @@ def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kern
         "P = OD * OH * OW",
         f"each = KD * KH * columns * {tile.sources * wide}",
         "for unit in range(begin, end):",
-        f"    tile = unit // (CB * {parts})",
+        "    split = unit // units",
+        f"    tile = unit % units // (CB * {parts})",
         f"    xb = tile // tiles * CB + unit // {parts} % CB",
         *([] if plain else [f"    first = unit % {parts} * {tile.sources}"]),
         # A last tile with fewer blocks of filters sums its last one again.
         *(f"    f{v} = min(tile * {tile.vectors} + {v}, FB - 1)" for v in vectors),
         "    for k in range(unit * each, (unit + 1) * each):",
         "        sums[k] = float32(0.0)",
-        "    for n in range(N):",
+        "    for n in range(split * N // splits, (split + 1) * N // splits):",
         "        for begin_row in range(0, OD * OH, rows):",
         "            end_row = min(begin_row + rows, OD * OH)",
         "            k = unit * each",
@@ -192,17 +200,21 @@ def _unpack(tile: _Tile, wide: int, plain: bool) -> Kernel:
     )
     at = rows.format(wide=wide, part=part, column=column)
     body = [
-        "for f in range(begin, end):",
+        "for unit in range(begin, end):",
         "    for c in range(C):",
-        "        for r in range(R):",
-        "            for k in range(KW):",
-        f"                at = (({at}) * {tile.sources} + {source}) * {wide} + f % {wide}",
-        "                dw[((f * C + c) * R + r) * KW + k] = sums[at]",
+        f"        for f in range(unit * {wide}, min(unit * {wide} + {wide}, F)):",
+        "            for r in range(R):",
+        "                for k in range(KW):",
+        f"                    at = (({at}) * {tile.sources} + {source}) * {wide} + f % {wide}",
+        "                    total = float32(0.0)",
+        "                    for split in range(splits):",
+        "                        total += sums[split * size + at]",
+        "                    dw[((f * C + c) * R + r) * KW + k] = total",
     ]
     return kernel(
         f"unpack_{tile.sources}x{wide}" + ("_plain" if plain else ""),
         [("sums", "float32"), ("dw", "float32")],
-        ["C", "R", "KW", "columns", "parts"],
+        ["F", "C", "R", "KW", "columns", "parts", "splits", "size"],
         body,
-        "dw[F, C, R, KW] from sums; a unit per filter.",
+        f"dw[F, C, R, KW] from sums; a unit per {wide} filters.",
     )

@@ -1,7 +1,8 @@
-"""Winograd's convolution on the CPU: 3×3 at stride 1 with a quarter of the multiplications.
+"""Winograd's convolution on the CPU: 3×3 and 5×5 at stride 1 with a third of the multiplications.
 
-F(4×4, 3×3) of Lavin and Gray 2016: tiles of 6×6 inputs, transformed, are multiplied with the
-transformed weights as 36 products of matrices, and transformed back to 4×4 results. Groups of tiles
+F(4×4, 3×3) and F(2×2, 5×5) of Lavin and Gray 2016: tiles of 6×6 inputs, transformed, are multiplied
+with the transformed weights as 36 products of matrices, and transformed back to 4×4 or 2×2 results.
+Both use the points 0, ±1, ±2 and ∞, so that they share the inputs' transform. Groups of tiles
 go through all three steps while they are in the cache (Jia et al. 2018). It rounds some ten times
 as much as the direct sum.
 """
@@ -18,10 +19,8 @@ from convdsl.kernels.nests import INDENT
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
-SIDE = 4
-"""Rows and columns of results of a tile."""
 REACH = 6
-"""Rows and columns of inputs that it takes."""
+"""Rows and columns of inputs of a tile."""
 POINTS = REACH * REACH
 GROUP = 56
 """Tiles of a group: their products read every weight once."""
@@ -38,9 +37,15 @@ class _Division:
     cuts: int
 
 
+def _side(family: Convolution) -> int:
+    """Rows and columns of results of a tile."""
+    return REACH + 1 - family.geometry.window[-1]
+
+
 def _division(family: Convolution, threads: int) -> _Division:
     s = sizes_of(family.geometry)
-    tiles = family.batch * -(-s.OH // SIDE) * -(-s.OW // SIDE)
+    side = _side(family)
+    tiles = family.batch * -(-s.OH // side) * -(-s.OW // side)
     if tiles < threads * GROUP // 2:
         return _Division(tiles, tiles, threads)
     groups = -(-tiles // GROUP)
@@ -53,7 +58,7 @@ def pays(family: Convolution, threads: int) -> bool:
     if family.direction == "weight" or len(family.geometry.window) != 2 or family.groups > 1:
         return False
     g = family.geometry
-    if g.window != (3, 3) or set(g.stride) | set(g.dilation) != {1}:
+    if g.window not in ((3, 3), (5, 5)) or set(g.stride) | set(g.dilation) != {1}:
         return False
     family = as_forward(family)
     if family.x_lanes == 1 or min(family.channels, family.filters) < 16:
@@ -76,7 +81,7 @@ def pays(family: Convolution, threads: int) -> bool:
     )
     passes = -(-division.tiles // max(division.group, 1))
     fast = time(division.tiles * POINTS, POINTS, 1 if division.cuts > 1 else passes, transforms)
-    return fast < time(outputs * 9, 9, 1, 0.0)
+    return fast < time(outputs * s.taps, s.taps, 1, 0.0)
 
 
 def recipe(family: Convolution, threads: int) -> Recipe:
@@ -85,7 +90,7 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     family = as_forward(family)
     s = sizes_of(family.geometry)
     division = _division(family, threads)
-    lanes = family.y_lanes
+    lanes, side = family.y_lanes, _side(family)
     blocks = -(-family.filters // lanes)
     channel_blocks = -(-family.channels // family.x_lanes)
     tile = tile_of(division.group, blocks, lanes)
@@ -93,7 +98,7 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     wide = tile.vectors * lanes
     weights = filter_tiles * POINTS * family.channels * wide
     transform = Call(
-        _weights_kernel(wide, lanes, mirrored),
+        _weights_kernel(s.KW, wide, lanes, mirrored),
         ("in1", "transformed"),
         (family.filters, family.channels),
         filter_tiles,
@@ -116,22 +121,23 @@ def recipe(family: Convolution, threads: int) -> Recipe:
             *(filter_tiles, division.cuts),
         ),
         groups * division.cuts,
-        division.tiles * POINTS * family.channels * family.filters,
+        division.tiles * POINTS * family.channels * family.filters // lanes,
     )
     reason = (
-        f"Winograd F(4×4, 3×3), groups of {division.group} tiles, "
+        f"Winograd F({side}×{side}, {s.KW}×{s.KW}), groups of {division.group} tiles, "
         f"{tile.pixels} tiles × {wide} filters in registers"
     )
     temporaries = (("transformed", weights), ("scratch", scratch * threads))
     return Recipe((transform, convolve), temporaries, reason)
 
 
-def _weights_kernel(wide: int, lanes: int, mirrored: bool) -> Kernel:
+def _weights_kernel(window: int, wide: int, lanes: int, mirrored: bool) -> Kernel:
     """U = G·g·Gᵀ for every filter and channel, filters side by side."""
     # Filters of a vector are this far apart; those beyond the last are read as the last vector's.
-    step = "9" if mirrored else "C * 9"
-    start = "c * F * 9 + f * 9" if mirrored else "(f * C + c) * 9"
-    taps = [(k, 8 - k if mirrored else k) for k in range(9)]
+    count = window * window
+    step = str(count) if mirrored else f"C * {count}"
+    start = f"(c * F + f) * {count}" if mirrored else f"(f * C + c) * {count}"
+    taps = [(k, count - 1 - k if mirrored else k) for k in range(count)]
     body = [
         "for unit in range(begin, end):",
         f"    for f in range(unit * {wide}, min(unit * {wide} + {wide}, F), {lanes}):",
@@ -144,16 +150,16 @@ def _weights_kernel(wide: int, lanes: int, mirrored: bool) -> Kernel:
         "            else:",
         *_indent(4, [f"g{k} = gather_first(w, start + {t}, {step}, F - f)" for k, t in taps]),
     ]
-    for column in range(3):
-        weights = [f"g{r * 3 + column}" for r in range(3)]
+    for column in range(window):
+        weights = [f"g{r * window + column}" for r in range(window)]
         body += _indent(3, _spread(weights, f"h{column}_"))
     for row in range(REACH):
-        body += _indent(3, _spread([f"h{c}_{row}" for c in range(3)], "u"))
+        body += _indent(3, _spread([f"h{c}_{row}" for c in range(window)], "u"))
         for column in range(REACH):
             point = row * REACH + column
             body.append(f"            store(packed, at + {point} * C * {wide}, u{column})")
     return kernel(
-        f"winograd_weights_{wide}" + ("_mirrored" if mirrored else ""),
+        f"winograd_weights_{window}x{window}_{wide}" + ("_mirrored" if mirrored else ""),
         [("w", "float32"), ("packed", "float32")],
         ["F", "C"],
         body,
@@ -164,19 +170,23 @@ def _weights_kernel(wide: int, lanes: int, mirrored: bool) -> Kernel:
 
 
 def _spread(g: list[str], name: str) -> list[str]:
-    """G·g for a column of three weights: statements for six numbers."""
-    a, b, c = g
+    """G·g for a column of weights: their polynomial at 0, ±1, ±2 and ∞, scaled."""
+
+    def at(point: int, scale: float, start: int) -> str:
+        terms = [f"{g[k]} * float32({point**k * scale!r})" for k in range(start, len(g), 2)]
+        return " + ".join(terms)
+
     return [
-        f"{name}0 = {a} * float32(0.25)",
-        f"even = ({a} + {c}) * float32(-1 / 6)",
-        f"odd = {b} * float32(1 / 6)",
-        f"{name}1 = even - odd",
-        f"{name}2 = even + odd",
-        f"even = {a} * float32(1 / 24) + {c} * float32(1 / 6)",
-        f"odd = {b} * float32(1 / 12)",
+        f"{name}0 = {g[0]} * float32(0.25)",
+        f"even = {at(1, -1 / 6, 0)}",
+        f"odd = {at(1, -1 / 6, 1)}",
+        f"{name}1 = even + odd",
+        f"{name}2 = even - odd",
+        f"even = {at(2, 1 / 24, 0)}",
+        f"odd = {at(2, 1 / 24, 1)}",
         f"{name}3 = even + odd",
         f"{name}4 = even - odd",
-        f"{name}5 = {c}",
+        f"{name}5 = {g[-1]}",
     ]
 
 
@@ -196,18 +206,21 @@ def _inputs(d: list[str]) -> list[str]:
     ]
 
 
-def _outputs(m: list[str]) -> list[str]:
-    """Aᵀ·m for six vectors: the expressions of four."""
-    return [
+def _outputs(m: list[str], side: int) -> list[str]:
+    """Aᵀ·m for six vectors: the expressions of four or two."""
+    lines = [
         f"sum1 = {m[1]} + {m[2]}",
         f"sum2 = {m[3]} + {m[4]}",
         f"less1 = {m[1]} - {m[2]}",
         f"less2 = {m[3]} - {m[4]}",
-        f"r0 = {m[0]} + sum1 + sum2",
-        "r1 = less1 + less2 * float32(2.0)",
-        "r2 = sum1 + sum2 * float32(4.0)",
-        f"r3 = less1 + less2 * float32(8.0) + {m[5]}",
     ]
+    for row in range(side):
+        # The powers of the points 1 and 2, of −1 and −2 with their signs.
+        sums = "less" if row % 2 else "sum"
+        ends = ([m[0]] if row == 0 else []) + ([m[5]] if row == side - 1 else [])
+        second = f"{sums}2" + (f" * float32({2.0**row})" if row else "")
+        lines.append(f"r{row} = " + " + ".join([f"{sums}1", second, *ends]))
+    return lines
 
 
 SIZES = ("N", "C", "CB", "F", "FB", "H", "W", "OH", "OW", "PH", "PW")
@@ -215,12 +228,12 @@ GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
 
 
 def _kernel(tile: Tile, family: Convolution) -> Kernel:
-    lanes = family.y_lanes
+    lanes, side = family.y_lanes, _side(family)
     wide = tile.vectors * lanes
     body = [
         "P = OH * OW",
-        f"TX = (OW + {SIDE - 1}) // {SIDE}",
-        f"TY = (OH + {SIDE - 1}) // {SIDE}",
+        f"TX = (OW + {side - 1}) // {side}",
+        f"TY = (OH + {side - 1}) // {side}",
         "own = part * size",
         "products = own + inputs",
         f"between = products + {POINTS} * held * {wide}",
@@ -229,8 +242,8 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
         "    here = min(group, tiles - first)",
         "    for t in range(here):",
         "        n = (first + t) // (TY * TX)",
-        f"        y0 = (first + t) // TX % TY * {SIDE} - PH",
-        f"        x0 = (first + t) % TX * {SIDE} - PW",
+        f"        y0 = (first + t) // TX % TY * {side} - PH",
+        f"        x0 = (first + t) % TX * {side} - PW",
         "        for cb in range(CB):",
         *_indent(3, _transform_input(family.x_lanes)),
         "    cut = unit % cuts",
@@ -240,8 +253,8 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
         *_indent(4, _product(tile, family)),
         "        for t in range(here):",
         "            n = (first + t) // (TY * TX)",
-        f"            y0 = (first + t) // TX % TY * {SIDE}",
-        f"            x0 = (first + t) % TX * {SIDE}",
+        f"            y0 = (first + t) // TX % TY * {side}",
+        f"            x0 = (first + t) % TX * {side}",
         *_indent(3, _transform_output(tile, family)),
     ]
     pointers = [("x", "float32"), ("u", "float32"), ("scratch", "float32")]
@@ -250,7 +263,7 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
     if family.epilogue:
         pointers += family.epilogue.operands
     return kernel(
-        f"winograd_{tile.pixels}x{wide}" + ("_bias" if family.bias else ""),
+        f"winograd_{side}x{side}_{tile.pixels}x{wide}" + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
         (*SIZES, *GROUPS),
         body,
@@ -317,11 +330,11 @@ def _product(tile: Tile, family: Convolution) -> list[str]:
 
 def _transform_output(tile: Tile, family: Convolution) -> list[str]:
     """Statements that turn the products of tile t into results."""
-    lanes = family.y_lanes
+    lanes, side = family.y_lanes, _side(family)
     wide = tile.vectors * lanes
     finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
     results = []
-    for j in range(SIDE):
+    for j in range(side):
         at = f"at + {j * lanes}"
         value = finish.value(f"r{j}", "n", "fb", f"pixel + {j}", at, "0")
         results += [f"if x0 + {j} < OW:" if j else "if True:", f"    store(y, {at}, {value})"]
@@ -332,17 +345,17 @@ def _transform_output(tile: Tile, family: Convolution) -> list[str]:
         f"    for j in range({REACH}):",
         f"        at = products + (j * held + t) * {wide} + v * {lanes}",
         *(f"        d{i} = load(scratch, at + {i * REACH} * held * {wide})" for i in range(REACH)),
-        *_indent(2, _outputs([f"d{i}" for i in range(REACH)])),
+        *_indent(2, _outputs([f"d{i}" for i in range(REACH)], side)),
         *(
             f"        store(scratch, between + ({i * REACH} + j) * {lanes}, r{i})"
-            for i in range(SIDE)
+            for i in range(side)
         ),
-        f"    for i in range(min({SIDE}, OH - y0)):",
+        f"    for i in range(min({side}, OH - y0)):",
         *(
             f"        d{j} = load(scratch, between + (i * {REACH} + {j}) * {lanes})"
             for j in range(REACH)
         ),
-        *_indent(2, _outputs([f"d{j}" for j in range(REACH)])),
+        *_indent(2, _outputs([f"d{j}" for j in range(REACH)], side)),
         "        pixel = (y0 + i) * OW + x0",
         f"        at = ((n * FB + fb) * P + pixel) * {lanes}",
         *_indent(2, results),
