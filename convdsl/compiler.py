@@ -80,6 +80,7 @@ def emit(
     train: bool = False,
     precision: str = "fp32",
     arch: str = "sm_80",
+    accuracy: str = "fast",
 ) -> str:
     """One stage of the recipe as text. Raises CompileError where the stage is not to be had."""
     from convdsl.views import listings
@@ -90,7 +91,7 @@ def emit(
     if stage == "graph" and not train:
         return listings.graph(network.graph)
     lowered = lower(network.graph, "cross_entropy" if train else None)
-    device = _target("cuda" if stage == "ptx" else target)
+    device = _target("cuda" if stage == "ptx" else target, accuracy=accuracy)
     lowered = _laid_out(lowered, device)
     if stage == "graph":
         return listings.graph(lowered)

@@ -78,13 +78,15 @@ class Network:
         precision: str = "fp32",
         seed: int = 0,
         recompute: bool = False,
+        accuracy: str = "fast",
     ) -> Program:
         """The program for a target and a batch, with parameters drawn from ``seed``.
 
         With ``train`` it has `value_and_grad` for the ``loss``, and `step` where an ``optimizer``
         is given (`convdsl.SGD`, `convdsl.Adam`); with ``recompute`` cheap values are computed twice
-        instead of kept, for less memory. Raises CompileError E5xx where the target is not to be had
-        or the loss does not fit.
+        instead of kept, for less memory. With the accuracy ``exact`` convolutions are sums of
+        products alone; ``fast`` also uses Winograd's algorithm (docs/numerics.md). Raises
+        CompileError E5xx where the target is not to be had or the loss does not fit.
         """
         from convdsl import compiler
 
@@ -98,6 +100,7 @@ class Network:
             precision,
             seed,
             recompute,
+            accuracy,
         )
 
     def to_text(self) -> str:

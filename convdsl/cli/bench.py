@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from convdsl.cli import networks
+from convdsl.cli.compile import add_accuracy
 from convdsl.cli.output import report
 from convdsl.network import Network
 
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="inputs at a time, 1 if not given; a line for each",
     )
     parser.add_argument("--threads", metavar="N", type=networks.positive)
+    add_accuracy(parser)
     parser.add_argument(
         "--train",
         action="store_true",
@@ -94,7 +96,13 @@ def _measured(network: Network, args: argparse.Namespace) -> dict[str, Any]:
     optimizer = SGD(momentum=0.9) if args.train else None
 
     def compile(batch: int) -> Any:
-        return network.compile(batch=batch, train=args.train, threads=threads, optimizer=optimizer)
+        return network.compile(
+            batch=batch,
+            train=args.train,
+            threads=threads,
+            optimizer=optimizer,
+            accuracy=args.accuracy,
+        )
 
     wanted = benchmark.Wanted(threads, args.train, args.seconds, args.profile)
     graph = network.graph

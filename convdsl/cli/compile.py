@@ -28,16 +28,29 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     """What to compile for."""
     parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
+    add_accuracy(parser)
+
+
+def add_accuracy(parser: argparse.ArgumentParser) -> None:
+    """How closely convolutions follow their sums."""
+    text = "exact: every convolution by its sum, without Winograd's algorithm"
+    parser.add_argument("--accuracy", choices=("fast", "exact"), default="fast", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the stage or write the package."""
     network = networks.load(args)
     if args.emit:
-        options = (args.target, args.batch, args.train, args.precision, args.arch)
+        options = (args.target, args.batch, args.train, args.precision, args.arch, args.accuracy)
         print(emit(network, args.emit, *options))
         return 0
-    program = network.compile(args.target, args.batch, args.train, precision=args.precision)
+    program = network.compile(
+        args.target,
+        args.batch,
+        args.train,
+        precision=args.precision,
+        accuracy=args.accuracy,
+    )
     from convdsl.runtime import package
 
     files = package.write(program, args.output)

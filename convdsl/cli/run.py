@@ -106,6 +106,7 @@ class _Subject:
                 args.backward,
                 threads=args.threads,
                 precision=args.precision,
+                accuracy=args.accuracy,
                 seed=args.seed,
             )
         if args.weights is not None:

@@ -113,7 +113,8 @@ def test_winograds_convolution_is_the_direct_one(case, tail):
 @pytest.mark.parametrize("window", ["3x3", "5x5"])
 @pytest.mark.parametrize("tail", ["relu", "bn -> relu"])
 def test_winograds_gradients(tail, window):
-    text = f"net T {{ input 3@12x12\n conv 16@1x1 -> conv 32@{window} pad=half bias=off -> {tail}\n flatten }}"
+    text = f"net T {{ input 3@12x12\n conv 16@1x1 -> conv 32@{window} pad=half bias=off\n"
+    text += f" {tail}\n flatten }}"
     graph = convdsl.load_source(text).graph
     lowered = lower(graph, "cross_entropy")
     arrays = positive_buffers(graph, random_arrays(lowered, 4, seed=5))
