@@ -221,6 +221,12 @@ def _lane(typing_context: Any, x: Any, index: Any) -> Any:
     return types.float32(x, types.intp), generate
 
 
+@njit(inline="always")
+def lane_of(x: Any, index: Any) -> Any:
+    """One lane of a vector."""
+    return _lane(x, index)
+
+
 @intrinsic
 def _with_lane(typing_context: Any, x: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -589,6 +595,7 @@ __all__ = [
     "inf",
     "int64",
     "ints",
+    "lane_of",
     "launch",
     "log",
     "log1p",

@@ -152,6 +152,7 @@ GROUPED = [
     (32, 32, 8, "7x8"),
     (12, 20, 4, "6x7"),
     (24, 24, 24, "9x9"),
+    (40, 40, 40, "8x19"),
     (22, 44, 22, "5x6"),
 ]
 
@@ -165,6 +166,20 @@ def test_grouped_convolutions(case):
     arrays = random_arrays(graph, 2)
     expected = evaluate(graph, arrays)["output"]
     assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("text", ["3x3 pad=1", "3x3 /2 pad=1", "5x2 /3x1", "3x3 pad=2 dilation=2"])
+def test_depthwise_convolutions_and_their_gradients(text):
+    source = "net T { input 3@13x12\n conv 20@1x1 bias=off\n"
+    source += f" conv 20@{text} groups=20 -> relu6 -> flatten }}"
+    graph = convdsl.load_source(source).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = random_arrays(lowered, 3, seed=2)
+    expected = evaluate(lowered, arrays)
+    reasons = {s.reason for s in compile(graph, batch=3, loss="cross_entropy").plan.steps}
+    assert any("depthwise" in reason for reason in reasons)
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-5, name
 
 
 def test_a_residual_sum_is_taken_over_in_place():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import (
+    depthwise,
     direct,
     maps,
     nests,
@@ -45,6 +46,8 @@ class CpuTarget:
         match family:
             case Product():
                 return product.recipe(family, self.lanes)
+            case Convolution() if depthwise.fits(family):
+                return depthwise.recipe(family)
             case Convolution() if not self.exact and winograd.pays(family, self.threads):
                 return winograd.recipe(family, self.threads)
             case Convolution() if direct.fits(family):
