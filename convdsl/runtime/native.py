@@ -527,6 +527,23 @@ def vectors(lanes: int) -> tuple[Any, ...]:
     )
 
 
+@intrinsic
+def prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Have the cache line of an element brought near; it may lie outside the buffer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Not `inbounds`: the line may be anywhere.
+        place = builder.gep(arguments[0], [arguments[1]])
+        address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        reading, nearest, data = (ir.Constant(number, k) for k in (0, 3, 1))
+        builder.call(function, [builder.bitcast(place, address), reading, nearest, data])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp), generate
+
+
 # -- scalar functions ------------------------------------------------------------------------
 
 
@@ -599,6 +616,7 @@ __all__ = [
     "launch",
     "log",
     "log1p",
+    "prefetch",
     "select",
     "sqrt",
     "tanh",

@@ -24,8 +24,6 @@ LATENCY = 8
 """Multiply-adds that must be under way for one to finish every half cycle."""
 NEAR = 1 << 18
 """Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
-UNITS = 16
-"""Units of work below which threads would wait for each other."""
 SPARSE = 8
 """Groups up to which computing their zeros along is faster than keeping groups apart."""
 
@@ -165,7 +163,7 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
     return min(candidates, key=cost)
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, threads: int) -> Recipe:
     """Pack the weights (once, where they do not change), pad the input, convolve."""
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
@@ -176,7 +174,7 @@ def recipe(family: Convolution) -> Recipe:
         forward = replace(turned(family), geometry=part.geometry)
         if family.direction == "forward":
             forward = _flattened(forward)
-        reason = _add(forward, part, family, mark, calls, temporaries)
+        reason = _add(forward, part, family, threads, mark, calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -184,6 +182,7 @@ def _add(
     family: Convolution,
     part: Part,
     original: Convolution,
+    threads: int,
     mark: str,
     calls: list[Call],
     temporaries: list[tuple[str, int]],
@@ -226,8 +225,8 @@ def _add(
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
         calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
         temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
-    rows, filters_outermost = _division(family, s, tiles)
-    chunks = family.batch * -(-s.OD * s.OH // rows)
+    parts, filters_outermost = _division(family, s, tiles, threads)
+    chunks = family.batch * parts
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     step, first = triple(part.step, 1), triple(part.first, 0)
     # The part's results may be some of all.
@@ -248,8 +247,7 @@ def _add(
                 *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, s.KW),
                 *(s.SD, s.SH, s.DD, s.DH, s.DW),
                 *(*full, *step[:2], *first),
-                rows,
-                chunks // family.batch,
+                parts,
                 chunks,
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
@@ -276,20 +274,42 @@ def _flattened(family: Convolution) -> Convolution:
     return replace(family, geometry=row, epilogue=epilogue)
 
 
-def _division(family: Convolution, s: Sizes, tiles: int) -> tuple[int, bool]:
-    """Rows of a unit of work, and whether units sweep images within filters.
+def _division(family: Convolution, s: Sizes, tiles: int, threads: int) -> tuple[int, bool]:
+    """Into how many parts an image's rows are cut, and whether units sweep images within filters.
 
-    What is read again and again should be the smaller of an image's rows and the weights.
+    What is swept again and again, the images or the weights, comes from the second-level cache if
+    it fits there, else from farther away.
     """
     rows = s.OD * s.OH
-    row_bytes = 4 * family.channels * s.W * s.SH
-    weight_bytes = 4 * family.filters * family.channels // family.groups * s.taps
-    filters_outermost = weight_bytes > row_bytes * rows
-    if not filters_outermost:
-        rows = max(1, min(rows, NEAR // row_bytes))
-    while rows > 1 and tiles * family.batch * -(-s.OD * s.OH // rows) < UNITS:
-        rows = -(-rows // 2)
-    return rows, filters_outermost
+    image = 4 * family.channels * s.W * s.SH * rows
+    weights = 4 * family.filters * family.channels // family.groups * s.taps
+    images = family.batch * image
+    parts = max(1, min(rows, -(-image // NEAR)))
+
+    def moved(swept: int, sweeps: int, once: int) -> int:
+        return once + swept * (sweeps if swept > 2 * NEAR else 1)
+
+    filters_outermost = moved(images, tiles, weights) < moved(weights, family.batch * parts, images)
+    if filters_outermost:
+        parts = 1
+
+    def longest(parts: int) -> int:
+        """Rows × tiles of the thread that has most."""
+        units = family.batch * parts * tiles
+
+        def before(unit: int) -> int:
+            chunk = unit % (family.batch * parts) if filters_outermost else unit // tiles
+            here = chunk // parts * rows + chunk % parts * rows // parts
+            if filters_outermost:
+                return unit // (family.batch * parts) * family.batch * rows + here
+            return here * tiles + unit % tiles * (rows // parts)
+
+        ends = [before(units * t // threads) for t in range(threads + 1)]
+        return max(end - start for start, end in itertools.pairwise(ends))
+
+    candidates = range(parts, min(rows, parts + 2 * threads) + 1)
+    # A cut costs something, too.
+    return min(candidates, key=lambda parts: longest(parts) * (100 + parts)), filters_outermost
 
 
 def pack_kernel(block: int, channels: int, mirrored: bool) -> Kernel:
@@ -342,7 +362,7 @@ SIZES = (
     *("N", "C", "XB", "CB", "F", "FB", "tiles", "each"),
     *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "SD", "SH", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "TD", "TH", "first_z", "first_y", "first_x"),
-    *("rows", "parts", "chunks", "by_filters", "by_chunks"),
+    *("parts", "chunks", "by_filters", "by_chunks"),
 )
 
 
@@ -355,8 +375,8 @@ def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) 
         "    xb = tile // each * CB",
         "    chunk = unit // by_chunks % chunks",
         "    n = chunk // parts",
-        "    start = chunk % parts * rows",
-        "    for row in range(start, min(start + rows, OD * OH)):",
+        "    c = chunk % parts",
+        "    for row in range(c * OD * OH // parts, (c + 1) * OD * OH // parts):",
         "        oz = row // OH",
         "        oy = row % OH",
         "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
@@ -396,6 +416,17 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
     block = tile.vectors * lanes
     scaled = f" * {channels}" if channels > 1 else ""
     start = "(((n * XB + xb + cb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
+    along = "ox" if spread == 1 else f"ox * {spread}"
+
+    def result(v: int | str) -> str:
+        return f"((n * FB + fb + {v}) * P + place + {along}) * {lanes}"
+
+    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    # Blocks of channels lie too far apart for hardware to foresee the next one, and what sums meet
+    # in the end is far away, too: a line of each is fetched along with every channel.
+    coming = [("near", "x", f"at + D * H * W{scaled}", stride * channels)]
+    for e in finish.whole:
+        coming.append((f"late_{e}", e, result(f"cb % {tile.vectors}"), spread * lanes))
     step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
     for p in pixels:
         step.append(f"pixel = splat(x, c + {p * stride * channels})")
@@ -404,7 +435,13 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
     taps = (
         ["c = at", *step]
         if channels == 1
-        else ["for c in range(at, at + here):", *_indent(1, step)]
+        else [
+            *(f"{line} = {first}" for line, _, first, _ in coming),
+            "for c in range(at, at + here):",
+            *(f"    prefetch({buffer}, {line})" for line, buffer, _, _ in coming),
+            *(f"    {line} += {distance}" for line, _, _, distance in coming),
+            *_indent(1, step),
+        ]
     )
     lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
     lines += [
@@ -418,12 +455,10 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
         *_indent(4, taps),
         f"                at += DW{scaled}",
     ]
-    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
     for v in vectors:
         here = f"fb + {v}"
         stores = finish.before("n", here, str(v))
-        along = "ox" if spread == 1 else f"ox * {spread}"
-        stores.append(f"at = ((n * FB + {here}) * P + place + {along}) * {lanes}")
+        stores.append(f"at = {result(v)}")
         for p in pixels:
             at = f"at + {p * spread * lanes}"
             pixel = f"place + {along} + {p * spread}"

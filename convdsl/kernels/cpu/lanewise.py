@@ -36,6 +36,15 @@ class Finish:
         self.lanes = lanes
         self.bias = bias
 
+    @property
+    def whole(self) -> list[str]:
+        """The operands of the epilogue that have an element for every result."""
+        return (
+            [f"e{k}" for k, whole in enumerate(self.epilogue.whole, 1) if whole]
+            if self.epilogue
+            else []
+        )
+
     def before(self, batch: str, block: str, mark: str) -> list[str]:
         """Statements that load what all pixels of a block share; ``mark`` tells blocks apart."""
         lines = []

@@ -48,10 +48,10 @@ class CpuTarget:
                 return product.recipe(family, self.lanes)
             case Convolution() if depthwise.fits(family):
                 return depthwise.recipe(family)
-            case Convolution() if not self.exact and winograd.pays(family, self.threads):
-                return winograd.recipe(family, self.threads)
+            case Convolution() if form := self._winograd(family):
+                return winograd.recipe(family, form, self.threads)
             case Convolution() if direct.fits(family):
-                return direct.recipe(family)
+                return direct.recipe(family, self.threads)
             case Convolution() if weight_gradient.fits(family):
                 return weight_gradient.recipe(family, self.threads)
             case Pooling() | PoolingGradient() if pooling.fits(family):
@@ -61,3 +61,6 @@ class CpuTarget:
             case Map() | Reduction():
                 return maps.recipe(family, self.lanes) or nests.recipe(family)
         return nests.recipe(family)
+
+    def _winograd(self, family: Convolution) -> winograd.Form | None:
+        return None if self.exact else winograd.form_of(family, self.threads)

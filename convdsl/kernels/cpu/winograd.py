@@ -1,10 +1,11 @@
 """Winograd's convolution on the CPU: 3×3 and 5×5 at stride 1 with a third of the multiplications.
 
-F(4×4, 3×3) and F(2×2, 5×5) of Lavin and Gray 2016: tiles of 6×6 inputs, transformed, are multiplied
-with the transformed weights as 36 products of matrices, and transformed back to 4×4 or 2×2 results.
-Both use the points 0, ±1, ±2 and ∞, so that they share the inputs' transform. Groups of tiles
-go through all three steps while they are in the cache (Jia et al. 2018). It rounds some ten times
-as much as the direct sum.
+F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3) of Lavin and Gray 2016: tiles of inputs, transformed, are
+multiplied with the transformed weights as products of matrices, one per element of a tile, and
+transformed back. The first two have tiles of 6×6 and the points 0, ±1, ±2 and ∞, so that they share
+the inputs' transform; the last has tiles of 4×4, for images so small that reading the weights is
+what takes time. Groups of tiles go through all three steps while they are in the cache (Jia et al.
+2018). It rounds some ten times as much as the direct sum.
 """
 
 from __future__ import annotations
@@ -19,13 +20,30 @@ from convdsl.kernels.nests import INDENT
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
-REACH = 6
-"""Rows and columns of inputs of a tile."""
-POINTS = REACH * REACH
 GROUP = 56
 """Tiles of a group: their products read every weight once."""
 STREAM = 4
 """Bytes of weights that come from memory in the time of a vector's multiply-add."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """F(side×side, window×window)."""
+
+    side: int
+    window: int
+
+    @property
+    def reach(self) -> int:
+        """Rows and columns of inputs of a tile."""
+        return self.side + self.window - 1
+
+    @property
+    def points(self) -> int:
+        return self.reach * self.reach
+
+
+FORMS = (Form(4, 3), Form(2, 5), Form(2, 3))
 
 
 @dataclass(frozen=True)
@@ -37,15 +55,9 @@ class _Division:
     cuts: int
 
 
-def _side(family: Convolution) -> int:
-    """Rows and columns of results of a tile."""
-    return REACH + 1 - family.geometry.window[-1]
-
-
-def _division(family: Convolution, threads: int) -> _Division:
+def _division(form: Form, family: Convolution, threads: int) -> _Division:
     s = sizes_of(family.geometry)
-    side = _side(family)
-    tiles = family.batch * -(-s.OH // side) * -(-s.OW // side)
+    tiles = family.batch * -(-s.OH // form.side) * -(-s.OW // form.side)
     if tiles < threads * GROUP // 2:
         return _Division(tiles, tiles, threads)
     groups = -(-tiles // GROUP)
@@ -53,52 +65,54 @@ def _division(family: Convolution, threads: int) -> _Division:
     return _Division(tiles, -(-tiles // groups), 1)
 
 
-def pays(family: Convolution, threads: int) -> bool:
-    """Whether the family has this form, and this is the faster way to compute it."""
+def form_of(family: Convolution, threads: int) -> Form | None:
+    """The fastest form for the family; None where it has none, or its direct sum is faster."""
     if family.direction == "weight" or len(family.geometry.window) != 2 or family.groups > 1:
-        return False
+        return None
     g = family.geometry
-    if g.window not in ((3, 3), (5, 5)) or set(g.stride) | set(g.dilation) != {1}:
-        return False
+    if len(set(g.window)) > 1 or set(g.stride) | set(g.dilation) != {1}:
+        return None
     family = as_forward(family)
     if family.x_lanes == 1 or min(family.channels, family.filters) < 16:
-        return False
+        return None
     if family.epilogue is not None and not family.epilogue.planar(trailing=1):
-        return False
+        return None
     s = sizes_of(family.geometry)
     pairs = family.channels * family.filters
-    lanes = family.y_lanes
-    division = _division(family, threads)
 
     def time(multiplied: int, points: int, passes: int, extra: float) -> float:
         # In multiply-adds of a vector; weights come from memory as they are used.
-        computed = multiplied * pairs / lanes / threads + extra
+        computed = multiplied * pairs / family.y_lanes / threads + extra
         return max(computed, passes * points * pairs * 4 / STREAM / threads)
 
-    outputs = family.batch * s.outputs
-    transforms = (
-        division.tiles * 4.5 * POINTS * (family.channels + family.filters) / lanes / threads
-    )
-    passes = -(-division.tiles // max(division.group, 1))
-    fast = time(division.tiles * POINTS, POINTS, 1 if division.cuts > 1 else passes, transforms)
-    return fast < time(outputs * s.taps, s.taps, 1, 0.0)
+    def fast(form: Form) -> float:
+        division = _division(form, family, threads)
+        moved = division.tiles * form.points * (family.channels + family.filters)
+        passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
+        transforms = 4.5 * moved / family.y_lanes / threads
+        return time(division.tiles * form.points, form.points, passes, transforms)
+
+    direct = time(family.batch * s.outputs * s.taps, s.taps, 1, 0.0)
+    times = {form: fast(form) for form in FORMS if form.window == s.KW}
+    best = min(times, key=times.__getitem__, default=None)
+    return best if best and times[best] < direct else None
 
 
-def recipe(family: Convolution, threads: int) -> Recipe:
+def recipe(family: Convolution, form: Form, threads: int) -> Recipe:
     """Transform the weights (once, where they do not change), then everything group by group."""
     mirrored = family.direction == "input"
     family = as_forward(family)
     s = sizes_of(family.geometry)
-    division = _division(family, threads)
-    lanes, side = family.y_lanes, _side(family)
+    division = _division(form, family, threads)
+    lanes, points = family.y_lanes, form.points
     blocks = -(-family.filters // lanes)
     channel_blocks = -(-family.channels // family.x_lanes)
     tile = tile_of(division.group, blocks, lanes)
     filter_tiles = -(-blocks // tile.vectors)
     wide = tile.vectors * lanes
-    weights = filter_tiles * POINTS * family.channels * wide
+    weights = filter_tiles * points * family.channels * wide
     transform = Call(
-        _weights_kernel(s.KW, wide, lanes, mirrored),
+        _weights_kernel(form, wide, lanes, mirrored),
         ("in1", "transformed"),
         (family.filters, family.channels),
         filter_tiles,
@@ -106,13 +120,13 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     )
     held = -(-division.group // tile.pixels) * tile.pixels
     # The transformed inputs, the products, and one tile between its two passes.
-    inputs = POINTS * channel_blocks * held * family.x_lanes
-    scratch = inputs + POINTS * held * wide + POINTS * max(lanes, family.x_lanes)
+    inputs = points * channel_blocks * held * family.x_lanes
+    scratch = inputs + points * held * wide + points * max(lanes, family.x_lanes)
     scratch = -(-scratch // 16) * 16
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     groups = -(-division.tiles // division.group)
     convolve = Call(
-        _kernel(tile, family),
+        _kernel(form, tile, family),
         ("in0", "transformed", "scratch", *(f"in{k}" for k in range(2, count)), "out"),
         (
             *(family.batch, family.channels, channel_blocks, family.filters, blocks),
@@ -121,18 +135,19 @@ def recipe(family: Convolution, threads: int) -> Recipe:
             *(filter_tiles, division.cuts),
         ),
         groups * division.cuts,
-        division.tiles * POINTS * family.channels * family.filters // lanes,
+        division.tiles * points * family.channels * family.filters // lanes,
     )
     reason = (
-        f"Winograd F({side}×{side}, {s.KW}×{s.KW}), groups of {division.group} tiles, "
+        f"Winograd F({form.side}×{form.side}, {s.KW}×{s.KW}), groups of {division.group} tiles, "
         f"{tile.pixels} tiles × {wide} filters in registers"
     )
     temporaries = (("transformed", weights), ("scratch", scratch * threads))
     return Recipe((transform, convolve), temporaries, reason)
 
 
-def _weights_kernel(window: int, wide: int, lanes: int, mirrored: bool) -> Kernel:
+def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel:
     """U = G·g·Gᵀ for every filter and channel, filters side by side."""
+    window, reach, points = form.window, form.reach, form.points
     # Filters of a vector are this far apart; those beyond the last are read as the last vector's.
     count = window * window
     step = str(count) if mirrored else f"C * {count}"
@@ -143,7 +158,7 @@ def _weights_kernel(window: int, wide: int, lanes: int, mirrored: bool) -> Kerne
         f"    for f in range(unit * {wide}, min(unit * {wide} + {wide}, F), {lanes}):",
         f"        whole = f + {lanes} <= F",
         "        for c in range(C):",
-        f"            at = (unit * {POINTS} * C + c) * {wide} + f % {wide}",
+        f"            at = (unit * {points} * C + c) * {wide} + f % {wide}",
         f"            start = {start}",
         "            if whole:",
         *_indent(4, [f"g{k} = gather(w, start + {t}, {step})" for k, t in taps]),
@@ -152,46 +167,57 @@ def _weights_kernel(window: int, wide: int, lanes: int, mirrored: bool) -> Kerne
     ]
     for column in range(window):
         weights = [f"g{r * window + column}" for r in range(window)]
-        body += _indent(3, _spread(weights, f"h{column}_"))
-    for row in range(REACH):
-        body += _indent(3, _spread([f"h{c}_{row}" for c in range(window)], "u"))
-        for column in range(REACH):
-            point = row * REACH + column
+        body += _indent(3, _spread(form, weights, f"h{column}_"))
+    for row in range(reach):
+        body += _indent(3, _spread(form, [f"h{c}_{row}" for c in range(window)], "u"))
+        for column in range(reach):
+            point = row * reach + column
             body.append(f"            store(packed, at + {point} * C * {wide}, u{column})")
     return kernel(
-        f"winograd_weights_{window}x{window}_{wide}" + ("_mirrored" if mirrored else ""),
+        f"winograd_weights_{form.side}x{form.side}_{window}x{window}_{wide}"
+        + ("_mirrored" if mirrored else ""),
         [("w", "float32"), ("packed", "float32")],
         ["F", "C"],
         body,
-        f"packed[F/{wide}, {POINTS}, C, {wide}] from w, transformed; a unit per {wide} filters.",
+        f"packed[F/{wide}, {points}, C, {wide}] from w, transformed; a unit per {wide} filters.",
         ("contract",),
         lanes,
     )
 
 
-def _spread(g: list[str], name: str) -> list[str]:
-    """G·g for a column of weights: their polynomial at 0, ±1, ±2 and ∞, scaled."""
+def _spread(form: Form, g: list[str], name: str) -> list[str]:
+    """G·g for a column of weights: their polynomial at the form's points, scaled."""
 
-    def at(point: int, scale: float, start: int) -> str:
-        terms = [f"{g[k]} * float32({point**k * scale!r})" for k in range(start, len(g), 2)]
-        return " + ".join(terms)
+    def at(point: int, scale: float) -> list[str]:
+        """The polynomial at a point and at its negative."""
 
-    return [
-        f"{name}0 = {g[0]} * float32(0.25)",
-        f"even = {at(1, -1 / 6, 0)}",
-        f"odd = {at(1, -1 / 6, 1)}",
-        f"{name}1 = even + odd",
-        f"{name}2 = even - odd",
-        f"even = {at(2, 1 / 24, 0)}",
-        f"odd = {at(2, 1 / 24, 1)}",
-        f"{name}3 = even + odd",
-        f"{name}4 = even - odd",
-        f"{name}5 = {g[-1]}",
-    ]
+        def part(start: int) -> str:
+            terms = range(start, len(g), 2)
+            return " + ".join(f"{g[k]} * float32({point**k * scale!r})" for k in terms)
+
+        place = 2 * point
+        return [
+            f"even = {part(0)}",
+            f"odd = {part(1)}",
+            f"{name}{place - 1} = even + odd",
+            f"{name}{place} = even - odd",
+        ]
+
+    if form.reach == 4:
+        return [f"{name}0 = {g[0]}", *at(1, 0.5), f"{name}3 = {g[-1]}"]
+    first = f"{name}0 = {g[0]} * float32(0.25)"
+    return [first, *at(1, -1 / 6), *at(2, 1 / 24), f"{name}5 = {g[-1]}"]
 
 
 def _inputs(d: list[str]) -> list[str]:
-    """Bᵀ·d for six vectors: the expressions of six more, over their shared parts."""
+    """Bᵀ·d for a column of a tile: as many expressions more, over their shared parts."""
+    if len(d) == 4:
+        return [
+            f"r0 = {d[0]} - {d[2]}",
+            f"r1 = {d[1]} + {d[2]}",
+            f"r2 = {d[2]} - {d[1]}",
+            f"r3 = {d[3]} - {d[1]}",
+        ]
     return [
         f"far = {d[4]} - {d[2]} * float32(4.0)",
         f"near = {d[3]} - {d[1]} * float32(4.0)",
@@ -207,19 +233,21 @@ def _inputs(d: list[str]) -> list[str]:
 
 
 def _outputs(m: list[str], side: int) -> list[str]:
-    """Aᵀ·m for six vectors: the expressions of four or two."""
-    lines = [
-        f"sum1 = {m[1]} + {m[2]}",
-        f"sum2 = {m[3]} + {m[4]}",
-        f"less1 = {m[1]} - {m[2]}",
-        f"less2 = {m[3]} - {m[4]}",
-    ]
+    """Aᵀ·m for a column of products: the expressions of ``side`` results."""
+    pairs = (len(m) - 2) // 2
+    lines = []
+    for k in range(1, pairs + 1):
+        lines.append(f"sum{k} = {m[2 * k - 1]} + {m[2 * k]}")
+        lines.append(f"less{k} = {m[2 * k - 1]} - {m[2 * k]}")
     for row in range(side):
         # The powers of the points 1 and 2, of −1 and −2 with their signs.
-        sums = "less" if row % 2 else "sum"
-        ends = ([m[0]] if row == 0 else []) + ([m[5]] if row == side - 1 else [])
-        second = f"{sums}2" + (f" * float32({2.0**row})" if row else "")
-        lines.append(f"r{row} = " + " + ".join([f"{sums}1", second, *ends]))
+        name = "less" if row % 2 else "sum"
+        terms = [
+            f"{name}{k}" + (f" * float32({k**row}.0)" if k**row > 1 else "")
+            for k in range(1, pairs + 1)
+        ]
+        ends = ([m[0]] if row == 0 else []) + ([m[-1]] if row == side - 1 else [])
+        lines.append(f"r{row} = " + " + ".join([*terms, *ends]))
     return lines
 
 
@@ -227,8 +255,8 @@ SIZES = ("N", "C", "CB", "F", "FB", "H", "W", "OH", "OW", "PH", "PW")
 GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
 
 
-def _kernel(tile: Tile, family: Convolution) -> Kernel:
-    lanes, side = family.y_lanes, _side(family)
+def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
+    lanes, side, points = family.y_lanes, form.side, form.points
     wide = tile.vectors * lanes
     body = [
         "P = OH * OW",
@@ -236,7 +264,7 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
         f"TY = (OH + {side - 1}) // {side}",
         "own = part * size",
         "products = own + inputs",
-        f"between = products + {POINTS} * held * {wide}",
+        f"between = products + {points} * held * {wide}",
         "for unit in range(begin, end):",
         "    first = unit // cuts * group",
         "    here = min(group, tiles - first)",
@@ -245,17 +273,17 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
         f"        y0 = (first + t) // TX % TY * {side} - PH",
         f"        x0 = (first + t) % TX * {side} - PW",
         "        for cb in range(CB):",
-        *_indent(3, _transform_input(family.x_lanes)),
+        *_indent(3, _transform_input(form, family.x_lanes)),
         "    cut = unit % cuts",
         "    for ob in range(cut * filter_tiles // cuts, (cut + 1) * filter_tiles // cuts):",
-        f"        for point in range({POINTS}):",
+        f"        for point in range({points}):",
         f"            for t in range(0, here, {tile.pixels}):",
-        *_indent(4, _product(tile, family)),
+        *_indent(4, _product(form, tile, family)),
         "        for t in range(here):",
         "            n = (first + t) // (TY * TX)",
         f"            y0 = (first + t) // TX % TY * {side}",
         f"            x0 = (first + t) % TX * {side}",
-        *_indent(3, _transform_output(tile, family)),
+        *_indent(3, _transform_output(form, tile, family)),
     ]
     pointers = [("x", "float32"), ("u", "float32"), ("scratch", "float32")]
     if family.bias:
@@ -263,7 +291,8 @@ def _kernel(tile: Tile, family: Convolution) -> Kernel:
     if family.epilogue:
         pointers += family.epilogue.operands
     return kernel(
-        f"winograd_{side}x{side}_{tile.pixels}x{wide}" + ("_bias" if family.bias else ""),
+        f"winograd_{side}x{side}_{form.window}x{form.window}_{tile.pixels}x{wide}"
+        + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
         (*SIZES, *GROUPS),
         body,
@@ -278,37 +307,38 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _transform_input(lanes: int) -> list[str]:
+def _transform_input(form: Form, lanes: int) -> list[str]:
     """Statements that transform the inputs of tile t, block cb, into V[points, CB, held, lanes]."""
+    reach = form.reach
     lines = [
-        f"for j in range({REACH}):",
+        f"for j in range({reach}):",
         "    inside = x0 + j >= 0 and x0 + j < W",
         f"    at = (((n * CB + cb) * H + y0) * W + x0 + j) * {lanes}",
     ]
-    for i in range(REACH):
+    for i in range(reach):
         test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
         lines.append(f"    d{i} = load(x, at + {i} * W * {lanes}) if {test} else zero()")
-    lines += _indent(1, _inputs([f"d{i}" for i in range(REACH)]))
+    lines += _indent(1, _inputs([f"d{i}" for i in range(reach)]))
     lines += [
-        f"    store(scratch, between + ({i * REACH} + j) * {lanes}, r{i})" for i in range(REACH)
+        f"    store(scratch, between + ({i * reach} + j) * {lanes}, r{i})" for i in range(reach)
     ]
-    lines.append(f"for i in range({REACH}):")
-    for j in range(REACH):
-        lines.append(f"    d{j} = load(scratch, between + (i * {REACH} + {j}) * {lanes})")
-    lines += _indent(1, _inputs([f"d{j}" for j in range(REACH)]))
-    lines.append(f"    at = own + ((i * {REACH} * CB + cb) * held + t) * {lanes}")
-    lines += [f"    store(scratch, at + {j} * CB * held * {lanes}, r{j})" for j in range(REACH)]
+    lines.append(f"for i in range({reach}):")
+    for j in range(reach):
+        lines.append(f"    d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})")
+    lines += _indent(1, _inputs([f"d{j}" for j in range(reach)]))
+    lines.append(f"    at = own + ((i * {reach} * CB + cb) * held + t) * {lanes}")
+    lines += [f"    store(scratch, at + {j} * CB * held * {lanes}, r{j})" for j in range(reach)]
     return lines
 
 
-def _product(tile: Tile, family: Convolution) -> list[str]:
+def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
     """Statements that multiply tiles t, t + 1, … at a point with the weights of tile ob."""
     lanes, channels = family.y_lanes, family.x_lanes
     wide = tile.vectors * lanes
     pixels, vectors = range(tile.pixels), range(tile.vectors)
     lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
     lines += [
-        f"k = (ob * {POINTS} + point) * C * {wide}",
+        f"k = (ob * {form.points} + point) * C * {wide}",
         f"at = own + (point * CB * held + t) * {channels}",
         "for cb in range(CB):",
         f"    for c in range(at, at + min({channels}, C - cb * {channels})):",
@@ -328,9 +358,9 @@ def _product(tile: Tile, family: Convolution) -> list[str]:
     return lines
 
 
-def _transform_output(tile: Tile, family: Convolution) -> list[str]:
+def _transform_output(form: Form, tile: Tile, family: Convolution) -> list[str]:
     """Statements that turn the products of tile t into results."""
-    lanes, side = family.y_lanes, _side(family)
+    lanes, side, reach = family.y_lanes, form.side, form.reach
     wide = tile.vectors * lanes
     finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
     results = []
@@ -342,20 +372,20 @@ def _transform_output(tile: Tile, family: Convolution) -> list[str]:
         f"for v in range(min({tile.vectors}, FB - ob * {tile.vectors})):",
         f"    fb = ob * {tile.vectors} + v",
         *_indent(1, finish.before("n", "fb", "0")),
-        f"    for j in range({REACH}):",
+        f"    for j in range({reach}):",
         f"        at = products + (j * held + t) * {wide} + v * {lanes}",
-        *(f"        d{i} = load(scratch, at + {i * REACH} * held * {wide})" for i in range(REACH)),
-        *_indent(2, _outputs([f"d{i}" for i in range(REACH)], side)),
+        *(f"        d{i} = load(scratch, at + {i * reach} * held * {wide})" for i in range(reach)),
+        *_indent(2, _outputs([f"d{i}" for i in range(reach)], side)),
         *(
-            f"        store(scratch, between + ({i * REACH} + j) * {lanes}, r{i})"
+            f"        store(scratch, between + ({i * reach} + j) * {lanes}, r{i})"
             for i in range(side)
         ),
         f"    for i in range(min({side}, OH - y0)):",
         *(
-            f"        d{j} = load(scratch, between + (i * {REACH} + {j}) * {lanes})"
-            for j in range(REACH)
+            f"        d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})"
+            for j in range(reach)
         ),
-        *_indent(2, _outputs([f"d{j}" for j in range(REACH)], side)),
+        *_indent(2, _outputs([f"d{j}" for j in range(reach)], side)),
         "        pixel = (y0 + i) * OW + x0",
         f"        at = ((n * FB + fb) * P + pixel) * {lanes}",
         *_indent(2, results),
