@@ -14,7 +14,7 @@ Array = np.ndarray
 
 GUARD = 0xA5
 """What guard zones are filled with."""
-GRAIN = 8_000
+GRAIN = 3_000
 """Operations below which a second thread costs more than it saves."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.kernels.nests import INDENT
@@ -13,6 +16,10 @@ SIZES = (
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
 )
 LIMITS = ("low_z", "low_y", "low_x", "high_z", "high_y", "high_x")
+UNROLLED = 27
+"""Elements up to which a window is written out; a larger one is a loop."""
+
+Window = tuple[int, int, int]
 
 
 def fits(family: Pooling | PoolingGradient) -> bool:
@@ -33,81 +40,125 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
         counted = family.count_pad
         sizes += tuple(-b if counted else 0 for b in before)
         sizes += tuple(i + (a if counted else 0) for i, a in zip(inputs, after, strict=True))
+    window = (s.KD, s.KH, s.KW) if s.taps <= UNROLLED else None
     if isinstance(family, PoolingGradient):
-        made = _gradient(family.mode, family.lanes, (s.SD, s.SH, s.SW))
+        made = _gradient(family.mode, family.lanes, s.KW if s.KW <= UNROLLED else None)
         operands: tuple[str, ...] = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
         work = family.planes * s.D * s.H
     else:
-        made, operands = _kernel(family.mode, family.lanes, s.inside), ("in0", "out")
+        made, operands = _kernel(family.mode, family.lanes, window), ("in0", "out")
         work = family.planes * s.OD * s.OH
     call = Call(made, operands, sizes, work, family.planes * s.outputs * s.taps)
     return Recipe((call,), reason=f"{family.lanes} channels at a time")
 
 
-def _kernel(mode: str, lanes: int, inside: bool) -> Kernel:
-    # Where no window meets a border, all its elements are inside.
-    ends = {"z": ("D", "z"), "y": ("H", "y0"), "x": ("W", "x0")}
-    limits = {
-        a: ["0", f"K{size}"]
-        if inside
-        else [
-            f"max(0, (D{size} - 1 - {start}) // D{size})",
-            f"min(K{size}, ({size} - {start} + D{size} - 1) // D{size})",
-        ]
-        for a, (size, start) in ends.items()
-    }
+def _kernel(mode: str, lanes: int, window: Window | None) -> Kernel:
+    def first(size: str, start: str) -> str:
+        return f"max(0, (D{size} - 1 - {start}) // D{size})"
+
+    def last(size: str, extent: str, start: str) -> str:
+        return f"min(K{size}, ({extent} - {start} + D{size} - 1) // D{size})"
+
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (OD * OH)",
         "    z = unit // OH % OD * SD - PD",
         "    y0 = unit % OH * SH - PH",
-        f"    first_z = {limits['z'][0]}",
-        f"    last_z = {limits['z'][1]}",
-        f"    first_y = {limits['y'][0]}",
-        f"    last_y = {limits['y'][1]}",
+        f"    first_z = {first('D', 'z')}",
+        f"    last_z = {last('D', 'D', 'z')}",
+        f"    first_y = {first('H', 'y0')}",
+        f"    last_y = {last('H', 'H', 'y0')}",
+        "    whole = last_z - first_z == KD and last_y - first_y == KH",
         "    for ox in range(OW):",
         "        x0 = ox * SW - PW",
-        f"        first_x = {limits['x'][0]}",
-        f"        last_x = {limits['x'][1]}",
-        f"        total = {'zero()' if mode == 'mean' else 'wide(float32(-inf))'}",
-        *(["        winner = wide(float32(-1.0))"] if mode == "winner" else []),
-        "        for kz in range(first_z, last_z):",
-        "            for ky in range(first_y, last_y):",
-        "                row = (plane * D + z + kz * DD) * H + y0 + ky * DH",
-        f"                at = (row * W + x0 + first_x * DW) * {lanes}",
-        "                for kx in range(first_x, last_x):",
-        "                    value = load(x, at)",
     ]
-    deep = INDENT * 5
-    if mode == "mean":
-        body.append(f"{deep}total = total + value")
+    general = [
+        f"first_x = {first('W', 'x0')}",
+        f"last_x = {last('W', 'W', 'x0')}",
+        *_looped(mode, lanes),
+    ]
+    if window:
+        body += [
+            "        if whole and x0 >= 0 and x0 + (KW - 1) * DW < W:",
+            *_indent(3, _written_out(mode, lanes, window)),
+            "        else:",
+            *_indent(3, general),
+        ]
     else:
-        # A NaN is kept, the first of them where it is the winner.
-        larger = "(value > total) | (value != value)"
-        if mode == "winner":
-            larger = "(value > total) | ((value != value) & (total == total)) | (winner < 0.0)"
-        body.append(f"{deep}larger = {larger}")
-        body.append(f"{deep}total = select(larger, value, total)")
-    if mode == "winner":
-        body.append(f"{deep}number = float32((kz * KH + ky) * KW + kx)")
-        body.append(f"{deep}winner = select(larger, number, winner)")
-    body.append(f"{deep}at += DW * {lanes}")
-    if mode == "mean" and inside:
-        body.append("        total = total / float32(KD * KH * KW)")
-    elif mode == "mean":
-        starts = {"z": "z", "y": "y0", "x": "x0"}
-        body += [INDENT * 2 + line for line in _counts(starts)]
-        body.append("        total = total / float32(count_z * count_y * count_x)")
+        body += _indent(2, general)
     result = "winner" if mode == "winner" else "total"
     body.append(f"        store(y, (unit * OW + ox) * {lanes}, {result})")
+    shape = "x".join(map(str, window)) if window else "any"
     return kernel(
-        f"{mode}_pool_{lanes}" + ("" if inside else "_bordered"),
+        f"{mode}_pool_{lanes}_{shape}",
         [("x", "float32"), ("y", "float32")],
         (*SIZES, *LIMITS) if mode == "mean" else SIZES,
         body,
         f"y[planes, OD, OH, OW, {lanes}] from x[planes, D, H, W, {lanes}]; a unit per row.",
         lanes=lanes,
     )
+
+
+def _indent(depth: int, lines: list[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _taken(mode: str, number: str) -> list[str]:
+    """Statements that let ``value``, the window's element of that number, count."""
+    if mode == "mean":
+        return ["total = total + value"]
+    # A NaN is kept, the first of them where it is the winner.
+    if mode == "maximum":
+        larger = "(value > total) | (value != value)"
+        return [f"larger = {larger}", "total = select(larger, value, total)"]
+    return [
+        "larger = (value > total) | ((value != value) & (total == total))",
+        "total = select(larger, value, total)",
+        f"winner = select(larger, float32({number}), winner)",
+    ]
+
+
+def _written_out(mode: str, lanes: int, window: Window) -> list[str]:
+    """Statements for a window that meets no border."""
+    lines = [f"at = ((plane * D + z) * H + y0) * W * {lanes} + x0 * {lanes}"]
+    for number, (kz, ky, kx) in enumerate(itertools.product(*map(range, window))):
+        place = f"load(x, at + (({kz} * DD * H + {ky} * DH) * W + {kx} * DW) * {lanes})"
+        if number:
+            lines += [f"value = {place}", *_taken(mode, str(number))]
+        else:
+            lines.append(f"total = {place}")
+            lines += ["winner = zero()"] if mode == "winner" else []
+    if mode == "mean":
+        taps = math.prod(window)
+        exact = taps & (taps - 1) == 0  # the inverse of a power of two is
+        lines.append(
+            f"total = total * float32({1 / taps!r})"
+            if exact
+            else f"total = total / float32({taps})"
+        )
+    return lines
+
+
+def _looped(mode: str, lanes: int) -> list[str]:
+    """Statements for any window, of which some elements may be outside."""
+    lines = [f"total = {'zero()' if mode == 'mean' else 'wide(float32(-inf))'}"]
+    if mode == "winner":
+        # Where nothing is larger than −∞ the first element inside wins.
+        lines.append("winner = wide(float32((first_z * KH + first_y) * KW + first_x))")
+    lines += [
+        "for kz in range(first_z, last_z):",
+        "    for ky in range(first_y, last_y):",
+        "        row = (plane * D + z + kz * DD) * H + y0 + ky * DH",
+        f"        at = (row * W + x0 + first_x * DW) * {lanes}",
+        "        for kx in range(first_x, last_x):",
+        "            value = load(x, at)",
+        *_indent(3, _taken(mode, "(kz * KH + ky) * KW + kx")),
+        f"            at += DW * {lanes}",
+    ]
+    if mode == "mean":
+        lines += _counts({"z": "z", "y": "y0", "x": "x0"})
+        lines.append("total = total / float32(count_z * count_y * count_x)")
+    return lines
 
 
 def _counts(starts: dict[str, str]) -> list[str]:
@@ -119,50 +170,55 @@ def _counts(starts: dict[str, str]) -> list[str]:
     ]
 
 
-def _gradient(mode: str, lanes: int, stride: tuple[int, int, int]) -> Kernel:
-    # Position i is element k of the windows that start at i + P − k, where the stride divides that;
-    # dividing by a number that is known is much faster.
-    by_depth, by_height, by_width = stride
+def _gradient(mode: str, lanes: int, window: int | None) -> Kernel:
+    """The kernel for rows of windows of that width, or of any: every result adds to its window."""
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (D * H)",
         "    z = unit // H % D + PD",
         "    y0 = unit % H + PH",
+        f"    start = unit * W * {lanes}",
         "    for ix in range(W):",
-        "        x0 = ix + PW",
-        "        total = zero()",
-        f"        for kz in range(z % {by_depth}, min(KD, z + 1), {by_depth}):",
-        f"            oz = (z - kz) // {by_depth}",
-        "            if oz >= OD:",
+        f"        store(dx, start + ix * {lanes}, zero())",
+        # Row y is row k of the windows that start at y + P − k, where the stride divides that.
+        "    for kz in range(z % SD, min(KD, z + 1), SD):",
+        "        oz = (z - kz) // SD",
+        "        for ky in range(y0 % SH, min(KH, y0 + 1), SH):",
+        "            oy = (y0 - ky) // SH",
+        "            if oz >= OD or oy >= OH:",
         "                continue",
-        f"            for ky in range(y0 % {by_height}, min(KH, y0 + 1), {by_height}):",
-        f"                oy = (y0 - ky) // {by_height}",
-        "                if oy >= OH:",
-        "                    continue",
-        f"                for kx in range(x0 % {by_width}, min(KW, x0 + 1), {by_width}):",
-        f"                    ox = (x0 - kx) // {by_width}",
-        "                    if ox >= OW:",
-        "                        continue",
-        f"                    at = (((plane * OD + oz) * OH + oy) * OW + ox) * {lanes}",
+        f"            row = ((plane * OD + oz) * OH + oy) * OW * {lanes}",
     ]
-    deep = INDENT * 5
+    once = [f"dy_here = load(dy, row + ox * {lanes})"]
     if mode == "maximum":
+        body.append("            first = (kz * KH + ky) * KW")
+        once.append(f"winner_here = load(winner, row + ox * {lanes})")
+        part = "select(winner_here == float32(first + {0}), dy_here, zero())"
+    else:
+        counts = _counts({"z": "oz * SD - PD", "y": "oy * SH - PH", "x": "x0"})
+        body += _indent(3, counts[:2])
+        once += [counts[2], "dy_here = dy_here / float32(count_z * count_y * count_x)"]
+        part = "dy_here"
+    add = f"store(dx, at + {{0}} * {lanes}, load(dx, at + {{0}} * {lanes}) + {part})"
+    some = ["for kx in range(max(0, -x0), min(KW, W - x0)):", INDENT + add.format("kx")]
+    body += [
+        "            for ox in range(OW):",
+        "                x0 = ox * SW - PW",
+        f"                at = start + x0 * {lanes}",
+        *_indent(4, once),
+    ]
+    if window:
         body += [
-            f"{deep}here = load(winner, at) == float32((kz * KH + ky) * KW + kx)",
-            f"{deep}total = total + select(here, load(dy, at), zero())",
+            "                if x0 >= 0 and x0 + KW <= W:",
+            *_indent(5, [add.format(kx) for kx in range(window)]),
+            "                else:",
+            *_indent(5, some),
         ]
     else:
-        starts = {
-            "z": f"oz * {by_depth} - PD",
-            "y": f"oy * {by_height} - PH",
-            "x": f"ox * {by_width} - PW",
-        }
-        body += [deep + line for line in _counts(starts)]
-        body.append(f"{deep}total = total + load(dy, at) / float32(count_z * count_y * count_x)")
-    body.append(f"        store(dx, (unit * W + ix) * {lanes}, total)")
+        body += _indent(4, some)
     pointers = [("winner", "float32")] if mode == "maximum" else []
     return kernel(
-        f"{mode}_pool_gradient_{lanes}_stride{'x'.join(map(str, stride))}",
+        f"{mode}_pool_gradient_{lanes}_{window or 'any'}",
         [*pointers, ("dy", "float32"), ("dx", "float32")],
         (*SIZES, *LIMITS) if mode == "mean" else SIZES,
         body,

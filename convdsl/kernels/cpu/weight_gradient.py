@@ -1,18 +1,18 @@
 """The gradient of a convolution by its weights on the CPU: filters along the lanes, pixels summed.
 
-A register tile holds the sums of some channels (or columns of the window, where the input is plain)
-× vectors of filters; it goes over the pixels of all images, chunk by chunk of rows so that what is
-read stays in the cache while the window moves over it.
+A register tile holds the sums of some channels (or, where the input is plain, of some elements of
+the window) × vectors of filters; it goes over the pixels of all images, chunk by chunk of rows so
+that what is read stays in the cache while the window moves over it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu.direct import NEAR, REGISTERS
+from convdsl.kernels.cpu.direct import LATENCY, NEAR, REGISTERS
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.sizes import Sizes, sizes_of
+from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -35,34 +35,44 @@ def fits(family: Convolution) -> bool:
     return family.groups == 1 or whole
 
 
-def _tile_of(family: Convolution, s: Sizes) -> _Tile:
+def _tile_of(family: Convolution, extent: int) -> _Tile:
+    """The best tile for so many sources: the channels of a block, or a plane of the window."""
     lanes = family.y_lanes
-    most = REGISTERS[lanes] // 4
-    # Of a plain input, as of an image, the columns of the window are the sources.
-    extent = s.KW if family.x_lanes == 1 else family.x_lanes
-    sources = -(-extent // -(-extent // most))
     blocks = -(-family.filters // family.groups // lanes)
-    fitting = [
-        v
-        for v in range(1, 4)
-        if (sources + 1) * v + 1 <= REGISTERS[lanes] and (family.groups == 1 or blocks % v == 0)
-    ]
-    return _Tile(sources, min(fitting, key=lambda v: -(-blocks // v) * (sources * v + v + 2)))
+
+    def cost(tile: _Tile) -> float:
+        # Cycles for one pixel, over all tiles: the multiply-adds or their latency, and the loads.
+        step = max(tile.sources * tile.vectors, LATENCY) + 0.25 * (tile.sources + tile.vectors)
+        return (step + 1) * -(-extent // tile.sources) * -(-blocks // tile.vectors)
+
+    return min(
+        (
+            _Tile(sources, vectors)
+            for vectors in range(1, 4)
+            for sources in range(1, extent + 1)
+            if (sources + 1) * vectors + 1 <= REGISTERS[lanes]
+            and (family.groups == 1 or blocks % vectors == 0)
+            and (family.x_lanes == 1 or extent % sources == 0)
+        ),
+        key=cost,
+    )
 
 
 def recipe(family: Convolution, threads: int) -> Recipe:
     """Pad x, sum, put the sums where the weights are."""
     s = sizes_of(family.geometry)
-    tile = _tile_of(family, s)
+    plain = family.x_lanes == 1
+    # Of a plain input, as of an image, the elements of a plane of the window are the sources.
+    rows, across = (1, s.KH * s.KW) if plain else (s.KH, s.KW)
+    tile = _tile_of(family, across if plain else family.x_lanes)
     lanes, wide = family.y_lanes, tile.vectors * family.y_lanes
     tiles = -(-family.filters // wide)
     blocks = -(-family.filters // lanes)
     channels = family.channels // family.groups
     channel_blocks = -(-channels // family.x_lanes)
-    plain = family.x_lanes == 1
-    columns = -(-s.KW // tile.sources) if plain else s.KW
+    columns = -(-across // tile.sources) if plain else across
     parts = 1 if plain else family.x_lanes // tile.sources
-    window = s.KD * s.KH * columns
+    window = s.KD * rows * columns
     units = tiles * channel_blocks * parts
     # Where there are few sums, threads take different images.
     splits = 1 if units >= 2 * threads else min(family.batch, -(-2 * threads // units))
@@ -79,26 +89,25 @@ def recipe(family: Convolution, threads: int) -> Recipe:
             s.padded_width,
         )
         calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
-        # Sources beyond the window's last column read a little further.
-        temporaries.append((source, planes * s.padded_pixels * family.x_lanes + REGISTERS[lanes]))
+        temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
     row_bytes = 4 * (width * s.SH * family.x_lanes + s.OW * wide)
-    rows = max(1, min(s.OD * s.OH, NEAR // row_bytes))
+    chunk = max(1, min(s.OD * s.OH, NEAR // row_bytes))
     calls.append(
         Call(
-            _kernel(tile, s.SW, family, columns * tile.sources > s.KW and plain),
+            _kernel(tile, s.SW, family, columns * tile.sources > across and plain),
             (source, "in1", "sums"),
             (
                 *(family.batch, channel_blocks * family.groups, channel_blocks, blocks),
                 tiles // family.groups,
-                *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, columns, s.KW),
-                *(s.SD, s.SH, s.DD, s.DH, s.DW, rows, units, splits),
+                *(depth, height, width, s.OD, s.OH, s.OW, s.KD, rows, columns, across, s.KW),
+                *(s.SD, s.SH, s.DD, s.DH, s.DW, chunk, units, splits),
             ),
             units * splits,
             family.filters * channels * s.taps * family.batch * s.outputs // lanes,
         )
     )
     sizes = (
-        *(family.filters, channels, s.KD * s.KH, s.KW, columns),
+        *(family.filters, channels, s.KD * rows, across, columns),
         *(channel_blocks * parts, splits, units * each),
     )
     calls.append(
@@ -110,14 +119,15 @@ def recipe(family: Convolution, threads: int) -> Recipe:
             family.filters * channels * s.taps,
         )
     )
-    what = "columns" if plain else "channels"
+    what = "elements of the window" if plain else "channels"
     reason = f"summed over pixels, {tile.sources} {what} × {wide} filters in registers"
     return Recipe((*calls,), tuple(temporaries), reason)
 
 
 SIZES = (
     *("N", "XB", "CB", "FB", "tiles", "D", "H", "W", "OD", "OH", "OW"),
-    *("KD", "KH", "columns", "KW", "SD", "SH", "DD", "DH", "DW", "rows", "units", "splits"),
+    *("KD", "KH", "columns", "across", "KW"),
+    *("SD", "SH", "DD", "DH", "DW", "rows", "units", "splits"),
 )
 
 
@@ -130,13 +140,12 @@ def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kern
     sums = [(q, v) for q in sources for v in vectors]
     scaled = "" if plain else f" * {channels}"
     start = "(((n * XB + xb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
-    column = f"column * {tile.sources} * DW" if plain else "column * DW"
+    column = "" if plain else " + column * DW"
     first = "" if plain else " + first"
-    # A column beyond the window's last is summed along with the last and left out in the end.
-    offsets = [
-        f"min({q}, KW - 1 - column * {tile.sources}) * DW" if ragged else f"{q} * DW"
-        for q in sources
-    ]
+    # An element beyond the window's last is summed along with the last and left out in the end.
+    elements = [f"column * {tile.sources} + {q}" for q in sources]
+    if ragged:
+        elements = [f"min({element}, across - 1)" for element in elements]
     step = [f"w{v} = load(dy, y{v})" for v in vectors]
     for q in sources:
         place = f"at + x{q}" if plain else f"at + {q}"
@@ -163,12 +172,12 @@ def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kern
         "            for kz in range(KD):",
         "                for ky in range(KH):",
         "                    for column in range(columns):",
-        *_indent(6, [f"x{q} = {offsets[q]}" for q in sources] if plain else []),
+        *_indent(6, _offsets(elements) if plain else []),
         *_indent(6, [f"s{q}_{v} = load(sums, k + {q * wide + v * lanes})" for q, v in sums]),
         "                        for row in range(begin_row, end_row):",
         "                            oz = row // OH",
         "                            oy = row % OH",
-        f"                            at = ({start} + {column}){scaled}{first}",
+        f"                            at = ({start}{column}){scaled}{first}",
         *_indent(7, [f"y{v} = ((n * FB + f{v}) * P + row * OW) * {lanes}" for v in vectors]),
         "                            for ox in range(OW):",
         *_indent(8, step),
@@ -185,6 +194,14 @@ def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kern
         ("contract",),
         lanes,
     )
+
+
+def _offsets(elements: list[str]) -> list[str]:
+    """Statements that say where in a plane these elements of the window are."""
+    lines = []
+    for q, element in enumerate(elements):
+        lines += [f"k{q} = {element}", f"x{q} = k{q} // KW * DH * W + k{q} % KW * DW"]
+    return lines
 
 
 def _indent(depth: int, lines: list[str]) -> list[str]:

@@ -24,6 +24,8 @@ GROUP = 56
 """Tiles of a group: their products read every weight once."""
 STREAM = 4
 """Bytes of weights that come from memory in the time of a vector's multiply-add."""
+MOVED = 6
+"""Such times that a vector's way through the transforms takes, at each point of a tile."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,25 @@ def form_of(family: Convolution, threads: int) -> Form | None:
     if len(set(g.window)) > 1 or set(g.stride) | set(g.dilation) != {1}:
         return None
     family = as_forward(family)
-    if family.x_lanes == 1 or min(family.channels, family.filters) < 16:
+    if family.x_lanes == 1 or min(family.channels, family.filters) < 4:
         return None
     if family.epilogue is not None and not family.epilogue.planar(trailing=1):
         return None
     s = sizes_of(family.geometry)
-    pairs = family.channels * family.filters
+    channel_blocks = -(-family.channels // family.x_lanes)
+    blocks = -(-family.filters // family.y_lanes)
+    weight_bytes = 4 * family.channels * family.filters
 
-    def time(multiplied: int, points: int, passes: int, extra: float) -> float:
+    def time(products: int, points: int, passes: int, transforms: float) -> float:
         # In multiply-adds of a vector; weights come from memory as they are used.
-        computed = multiplied * pairs / family.y_lanes / threads + extra
-        return max(computed, passes * points * pairs * 4 / STREAM / threads)
+        computed = products * family.channels * blocks + transforms
+        return max(computed, passes * points * weight_bytes / STREAM) / threads
 
     def fast(form: Form) -> float:
         division = _division(form, family, threads)
-        moved = division.tiles * form.points * (family.channels + family.filters)
+        products = division.tiles * form.points
         passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
-        transforms = 4.5 * moved / family.y_lanes / threads
-        return time(division.tiles * form.points, form.points, passes, transforms)
+        return time(products, form.points, passes, MOVED * products * (channel_blocks + blocks))
 
     direct = time(family.batch * s.outputs * s.taps, s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
