@@ -21,6 +21,7 @@ from convdsl.ops.expressions import (
     expm1,
     less,
     log1p,
+    logistic,
     maximum,
     minimum,
     operations,
@@ -128,7 +129,7 @@ class Sigmoid(Activation):
     mistakes: ClassVar[Sequence[Mistake]] = (Mistake("sigmoid 2", "7", "E106"),)
 
     def expression(self, x: Expr) -> Expr:
-        return 1.0 / (exp(-x) + 1.0)
+        return logistic(x)
 
     def slope_at(self, y: Expr) -> Expr:
         return y * (1.0 - y)
@@ -211,7 +212,7 @@ class Silu(Activation):
     mistakes: ClassVar[Sequence[Mistake]] = (Mistake("silu factor=2", "7", "E103"),)
 
     def expression(self, x: Expr) -> Expr:
-        return x / (exp(-x) + 1.0)
+        return x * logistic(x)
 
 
 @op("softplus")

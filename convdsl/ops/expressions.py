@@ -168,6 +168,12 @@ FUNCTIONS: dict[str, Function] = {
     "select": Function("({1} if {0} else {2})", _np("where"), flops=0),
     "cast": Function("float32({0})", lambda x: x * _numpy().float32(1), flops=0, result="float32"),
     "exp": Function("exp({0})", _np("exp"), lambda a: (exp(a),)),
+    "logistic": Function(
+        "logistic({0})",
+        lambda a: 1 / (1 + _numpy().exp(-a)),
+        lambda a: (logistic(a) * (1.0 - logistic(a)),),
+        flops=4,
+    ),
     "log": Function("log({0})", _np("log"), lambda a: (ONE / a,)),
     "log1p": Function("log1p({0})", _np("log1p"), lambda a: (ONE / (a + 1.0),)),
     "expm1": Function("expm1({0})", _np("expm1"), lambda a: (exp(a),)),
@@ -227,6 +233,11 @@ def _fold(name: str, arguments: tuple[Expr, ...]) -> Expr | None:
 
 def exp(x: Operand) -> Expr:
     return apply("exp", x)
+
+
+def logistic(x: Operand) -> Expr:
+    """1 / (1 + exp(−x)), for targets that have a shorter way to it."""
+    return apply("logistic", x)
 
 
 def expm1(x: Operand) -> Expr:

@@ -22,6 +22,12 @@ def uniform(key: Any, index: Any) -> Any:
     return float32(x >> 8) / float32(16777216.0)
 
 
+@cuda.jit(device=True)
+def logistic(x: Any) -> Any:
+    """1 / (1 + exp(−x))."""
+    return float32(1.0) / (float32(1.0) + exp(-x))
+
+
 __all__ = [
     "cuda",
     "erf",
@@ -32,6 +38,7 @@ __all__ = [
     "int64",
     "log",
     "log1p",
+    "logistic",
     "sqrt",
     "tanh",
     "uint32",

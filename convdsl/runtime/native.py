@@ -327,6 +327,48 @@ def _tanh(x: Any) -> Any:
     return (lambda x: _vector_tanh(x)) if isinstance(x, VectorType) else None
 
 
+def logistic(x: Any) -> Any:
+    """1 / (1 + exp(−x)), of a number or a vector."""
+    raise NotImplementedError
+
+
+@intrinsic
+def _scaled(typing_context: Any, y: Any, n: Any) -> Any:
+    """y·2ⁿ for an integer n that was rounded by adding 1.5·2²³: it is in the lowest bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integers = ir.VectorType(ir.IntType(32), y.lanes)
+        bits, number = (builder.bitcast(a, integers) for a in arguments)
+        exponent = builder.shl(number, ir.Constant(integers, [23] * y.lanes))
+        return builder.bitcast(builder.add(bits, exponent), arguments[0].type)
+
+    return y(y, n), generate
+
+
+@njit(inline="always")
+def _vector_logistic(x: Any) -> Any:
+    # As _vector_exp of −x, but where that leaves the normal numbers the result is 0 or 1 anyway.
+    low, high, rounder = float32(-87.0), float32(87.0), float32(12582912.0)
+    a = select(x < low, low, select(x > high, high, x))
+    t = a * float32(-1.44269504088896341) + rounder
+    n = t - rounder
+    r = float32(0.0) - (a + n * float32(0.693359375) + n * float32(-2.12194440e-4))
+    p = r * float32(1.9875691500e-4) + float32(1.3981999507e-3)
+    p = p * r + float32(8.3334519073e-3)
+    p = p * r + float32(4.1665795894e-2)
+    p = p * r + float32(1.6666665459e-1)
+    p = p * r + float32(5.0000001201e-1)
+    y = float32(1.0) / (float32(1.0) + _scaled(p * (r * r) + r + float32(1.0), t))
+    return select(x == x, y, x)
+
+
+@overload(logistic, strict=False)
+def _logistic(x: Any) -> Any:
+    if isinstance(x, VectorType):
+        return lambda x: _vector_logistic(x)
+    return lambda x: float32(1.0) / (float32(1.0) + exp(-x))
+
+
 def _number(x: Any, lane: Any) -> Any:
     """A lane of a vector, or the number itself."""
     raise NotImplementedError
@@ -616,6 +658,7 @@ __all__ = [
     "launch",
     "log",
     "log1p",
+    "logistic",
     "prefetch",
     "select",
     "sqrt",
