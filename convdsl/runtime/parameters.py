@@ -5,37 +5,63 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from convdsl.diagnostics import CompileError, Diagnostic, did_you_mean, problem
-from convdsl.graph import Graph, Variable
+from convdsl.graph import Graph, Initialiser, Variable
 
 Array = np.ndarray
 
 
-def initial(variable: Variable, seed: int, batch: int = 1) -> Array:
-    """The first value of a variable: a function of the seed and the variable's name alone.
+DRAWN = 1 << 22
+"""Elements that one generator draws; a larger array has several, which draw side by side."""
+
+
+def initial(variables: Iterable[Variable], seed: int) -> dict[str, Array]:
+    """The first values of variables by name: functions of the seed and the variable's name alone.
 
     So adding a layer changes no other layer's weights.
     """
-    shape = variable.type.with_batch(batch)
-    scheme = variable.initialiser
-    if scheme is None or scheme.scheme == "zeros":
-        return np.zeros(shape, variable.type.dtype)
-    if scheme.scheme == "ones":
-        return np.ones(shape, variable.type.dtype)
-    if scheme.scheme == "constant":
-        return np.full(shape, scheme.amount, variable.type.dtype)
-    random = np.random.default_rng([seed, zlib.crc32(variable.name.encode())])
-    if scheme.scheme == "uniform":
-        return random.uniform(-scheme.amount, scheme.amount, shape).astype(np.float32)
+    arrays: dict[str, Array] = {}
+    with ThreadPoolExecutor() as pool:
+        drawn: list[Future[None]] = []
+        for variable in variables:
+            arrays[variable.name] = array = np.empty(
+                variable.type.with_batch(1), variable.type.dtype
+            )
+            scheme = variable.initialiser or Initialiser("zeros")
+            key = [seed, zlib.crc32(variable.name.encode())]
+            if scheme.scheme == "orthogonal":
+                array[...] = _orthogonal(np.random.default_rng(key), array.shape)
+                continue
+            flat = array.reshape(-1)
+            for number, start in enumerate(range(0, flat.size, DRAWN)):
+                part = flat[start : start + DRAWN]
+                drawn.append(pool.submit(_fill, part, scheme, [*key, number]))
+        for future in drawn:
+            future.result()
+    return arrays
+
+
+def _fill(array: Array, scheme: Initialiser, key: list[int]) -> None:
+    """Set the elements, one by one, as the scheme says."""
+    if scheme.scheme in ("zeros", "ones", "constant"):
+        array[...] = {"zeros": 0, "ones": 1}.get(scheme.scheme, scheme.amount)
+        return
+    random = np.random.default_rng(key)
     if scheme.scheme == "signs":
-        return random.choice(np.array([-1.0, 1.0], np.float32), shape)
-    if scheme.scheme == "orthogonal":
-        return _orthogonal(random, shape)
-    return (random.standard_normal(shape) * scheme.amount).astype(np.float32)
+        array[...] = random.integers(0, 2, array.size, np.int8) * 2 - 1
+    elif scheme.scheme == "uniform":
+        random.random(dtype=np.float32, out=array)
+        # From [0, 1), so that the bounds are kept.
+        array *= 2 * scheme.amount
+        array -= scheme.amount
+    else:
+        random.standard_normal(dtype=np.float32, out=array)
+        array *= scheme.amount
 
 
 def _orthogonal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -42,10 +42,8 @@ class Program:
         self.batch = plan.batch
         self._lock = threading.Lock()
         self._seed = seed
-        self._variables: dict[str, Array] = {}
-        for variable in graph.variables:
-            if variable.role not in ("input", "target"):
-                self._variables[variable.name] = initial(variable, seed)
+        kept = [v for v in graph.variables if v.role not in ("input", "target")]
+        self._variables = initial(kept, seed)
         self._stale = True
         self._count = 0
         self.input_grad: Array | tuple[Array, ...] | None = None
