@@ -8,6 +8,7 @@ process does.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -190,6 +191,7 @@ def _work() -> None:
     """The worker's side: kernels come in by lines, and leave by the cache."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what others print is no answer
+    gc.disable()  # a compiler makes many objects and little garbage
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     print(json.dumps({"ready": str(cache.folder())}), file=answers, flush=True)

@@ -21,6 +21,10 @@ SIGNATURE = types.void(INTS, types.int64, types.int64, types.int64)
 """Every kernel: the addresses of its buffers, then its sizes; begin and end of its work; a part."""
 
 
+inlined = njit(forceinline=True)
+"""Decorates what kernels call in their inner loops: compiled once, and not called there at all."""
+
+
 def _cast(pointer: types.Type) -> Any:
     @intrinsic
     def cast(typing_context: Any, address: Any) -> Any:
@@ -159,7 +163,7 @@ def _select(typing_context: Any, condition: Any, x: Any, y: Any) -> Any:
     return vector(condition, x, y), generate
 
 
-@njit(inline="always")
+@inlined
 def select(condition: Any, x: Any, y: Any) -> Any:
     """Per lane ``x`` where the condition holds, else ``y``; vectors or numbers."""
     return _select(condition, x, y)
@@ -221,7 +225,7 @@ def _lane(typing_context: Any, x: Any, index: Any) -> Any:
     return types.float32(x, types.intp), generate
 
 
-@njit(inline="always")
+@inlined
 def lane_of(x: Any, index: Any) -> Any:
     """One lane of a vector."""
     return _lane(x, index)
@@ -284,7 +288,7 @@ def _power_of_two(typing_context: Any, x: Any) -> Any:
     return x(x), generate
 
 
-@njit(inline="always")
+@inlined
 def _vector_exp(x: Any) -> Any:
     # exp(x) = 2ⁿ·exp(r) with |r| ≤ ln 2 / 2, where a polynomial is right to a unit in the last
     # place (the coefficients are those of Cephes' expf).
@@ -303,7 +307,7 @@ def _vector_exp(x: Any) -> Any:
     return select(x == x, y, x)
 
 
-@njit(inline="always")
+@inlined
 def _vector_tanh(x: Any) -> Any:
     # Near zero a polynomial (Cephes' tanhf), for 1 − 2/(exp(2x) + 1) loses digits there.
     size = abs(x)
@@ -345,7 +349,7 @@ def _scaled(typing_context: Any, y: Any, n: Any) -> Any:
     return y(y, n), generate
 
 
-@njit(inline="always")
+@inlined
 def _vector_logistic(x: Any) -> Any:
     # As _vector_exp of −x, but where that leaves the normal numbers the result is 0 or 1 anyway.
     low, high, rounder = float32(-87.0), float32(87.0), float32(12582912.0)
@@ -589,7 +593,7 @@ def prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
 # -- scalar functions ------------------------------------------------------------------------
 
 
-@njit(inline="always")
+@inlined
 def uniform(key: Any, index: Any) -> Any:
     """A uniform number in [0, 1) from a key and a counter; see ops.expressions.uniform."""
     x = uint32(index) * uint32(0x9E3779B1)
@@ -652,6 +656,7 @@ __all__ = [
     "float32",
     "floats",
     "inf",
+    "inlined",
     "int64",
     "ints",
     "lane_of",

@@ -17,6 +17,7 @@ import numpy as np
 
 from convdsl.diagnostics import problem
 from convdsl.kernels.cpu.frame import VECTOR_FUNCTIONS, vectors_line
+from convdsl.kernels.cpu.lanewise import FINISH
 from convdsl.plan.model import Buffer, Kernel, Port, Step
 from convdsl.runtime import native, standalone
 from convdsl.runtime.cache import NATIVE, module_text
@@ -126,6 +127,7 @@ def _kernels(kernels: tuple[Kernel, ...], names: dict[str, str]) -> str:
 def _renamed(kernel: Kernel, name: str, widths: dict[int, str]) -> str:
     """The source under a name of its own, its vector functions named by their width."""
     source = re.sub(rf"^def {kernel.name}\(", f"def {name}(", kernel.source, flags=re.MULTILINE)
+    source = re.sub(rf"\b{FINISH}\(", f"{FINISH}_{name}(", source)
     width = re.search(r"= vectors\((\d+)\)\n+", source)
     if width is None:
         return source

@@ -156,7 +156,12 @@ def _kernel(pixels: int, rest: int, stride: int, step: int, family: Convolution)
         f"y[N, FB, OD, OH, OW, {lanes}] from x[N, FB, D, H, W, {lanes}]; a unit per row.",
         ("contract",),
         lanes,
+        _finish(family).function,
     )
+
+
+def _finish(family: Convolution) -> lanewise.Finish:
+    return lanewise.Finish(family.epilogue, family.x_lanes, "b" if family.bias else "")
 
 
 def _indent(depth: int, lines: list[str]) -> list[str]:
@@ -180,7 +185,7 @@ def _tile(pixels: int, stride: int, spread: int, family: Convolution) -> list[st
     for p in range(pixels):
         lines.append(f"            s{p} = fma(load(x, at + {p * stride * lanes}), w, s{p})")
     lines.append(f"            at += DW * {lanes}")
-    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    finish = _finish(family)
     lines += finish.before("n", "fb", "0")
     along = "ox" if spread == 1 else f"ox * {spread}"
     lines.append(f"at = (plane * P + place + {along}) * {lanes}")

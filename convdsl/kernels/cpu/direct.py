@@ -151,7 +151,8 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
     def cost(tile: Tile) -> float:
         full, rest = divmod(width, tile.pixels)
         row = full * step(tile.pixels, tile.vectors)
-        row += step(rest, tile.vectors) if rest else 0
+        if rest:  # a second tile, which has to be compiled, too
+            row = (row + step(rest, tile.vectors)) * 1.03
         return row * -(-blocks // tile.vectors)
 
     candidates = [
@@ -375,8 +376,8 @@ def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) 
         "    xb = tile // each * CB",
         "    chunk = unit // by_chunks % chunks",
         "    n = chunk // parts",
-        "    c = chunk % parts",
-        "    for row in range(c * OD * OH // parts, (c + 1) * OD * OH // parts):",
+        "    cut = chunk % parts",
+        "    for row in range(cut * OD * OH // parts, (cut + 1) * OD * OH // parts):",
         "        oz = row // OH",
         "        oy = row % OH",
         "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
@@ -402,7 +403,12 @@ def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) 
         f"y[N, FB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
         ("contract",),
         lanes,
+        _finish(family).function,
     )
+
+
+def _finish(family: Convolution) -> lanewise.Finish:
+    return lanewise.Finish(family.epilogue, family.y_lanes, "b" if family.bias else "")
 
 
 def _indent(depth: int, lines: list[str]) -> list[str]:
@@ -421,7 +427,7 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
     def result(v: int | str) -> str:
         return f"((n * FB + fb + {v}) * P + place + {along}) * {lanes}"
 
-    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    finish = _finish(family)
     # Blocks of channels lie too far apart for hardware to foresee the next one, and what sums meet
     # in the end is far away, too: a line of each is fetched along with every channel.
     coming = [("near", "x", f"at + D * H * W{scaled}", stride * channels)]

@@ -32,12 +32,15 @@ def kernel(
     doc: str,
     options: tuple[str, ...] = (),
     lanes: int = 0,
+    function: Sequence[str] = (),
 ) -> Kernel:
     """A kernel from the statements of its body, which read ``begin`` and ``end``.
 
-    With ``lanes`` the body may use the functions on vectors of that many float32.
+    With ``lanes`` the body may use the functions on vectors of that many float32; the lines of a
+    ``function`` of its own stand before it.
     """
     lines = [vectors_line(lanes), "", ""] if lanes else []
+    lines += [*function, "", ""] if function else []
     lines += [f"def {name}(args, begin, end, part):", f'{INDENT}"""{doc}"""']
     for position, (pointer, dtype) in enumerate(pointers):
         lines.append(f"{INDENT}{pointer} = {POINTER[dtype]}(args[{position}])")

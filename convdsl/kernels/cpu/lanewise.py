@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convdsl.ops.expressions import FUNCTIONS, Apply, Expr, Symbol, bare, substitute
+from convdsl.ops.expressions import FUNCTIONS, Apply, Expr, Symbol, bare, substitute, symbols
 from convdsl.ops.expressions import text as scalar_text
 from convdsl.ops.families import Epilogue, flat, operand
 
@@ -14,6 +14,9 @@ SOURCES = {
     "both": "({0} & {1})",
     "either": "({0} | {1})",
 }
+
+FINISH = "finished"
+"""The name of the function that `Finish` writes."""
 
 
 def text(expression: Expr) -> str:
@@ -39,11 +42,31 @@ class Finish:
     @property
     def whole(self) -> list[str]:
         """The operands of the epilogue that have an element for every result."""
-        return (
-            [f"e{k}" for k, whole in enumerate(self.epilogue.whole, 1) if whole]
-            if self.epilogue
-            else []
-        )
+        return [
+            f"e{k}" for k, _ in self._operands() if self.epilogue and self.epilogue.whole[k - 1]
+        ]
+
+    @property
+    def function(self) -> list[str]:
+        """The lines of the function that takes a vector of results to what is stored.
+
+        It stands before the kernel, which calls it for every vector: so it is compiled once.
+        """
+        if self.epilogue is None:
+            return []
+        total: Expr = Symbol("total")
+        if self.bias:
+            total = total + Symbol(self.bias)
+        names = {operand(k): f"e{k}" for k, _ in self._operands()}
+        values: dict[Symbol, Expr] = {x: Symbol(name) for x, name in names.items()}
+        value = text(substitute(self.epilogue.expression, {operand(0): total, **values}))
+        given = ["total", *([self.bias] if self.bias else []), *names.values()]
+        return [
+            "@inlined",
+            f"def {FINISH}({', '.join(given)}):",
+            # An expression may not depend on its operands at all, and then is a number.
+            f"    return wide({value})",
+        ]
 
     def before(self, batch: str, block: str, mark: str) -> list[str]:
         """Statements that load what all pixels of a block share; ``mark`` tells blocks apart."""
@@ -59,24 +82,24 @@ class Finish:
 
     def value(self, total: str, batch: str, block: str, pixel: str, at: str, mark: str) -> str:
         """The stored vector; ``at`` is the position of its first lane in the result."""
-        value: Expr = Symbol(total)
-        if self.bias:
-            value = value + Symbol(f"{self.bias}_{mark}")
+        given = [total, *([f"{self.bias}_{mark}"] if self.bias else [])]
         if self.epilogue is None:
-            return text(value)
-        values: dict[Symbol, Expr] = {operand(0): value}
+            return " + ".join(given)
         for k, present in self._operands():
             name = f"e{k}_{mark}"
             if present[2]:
                 whole = self.epilogue.whole[k - 1]
                 index = at if whole else self._index(present, batch, block, pixel)
                 name = self._load(k, present, index)
-            values[operand(k)] = Symbol(name)
-        # An expression may not depend on its operands at all, and then is a number.
-        return f"wide({text(substitute(self.epilogue.expression, values))})"
+            given.append(name)
+        return f"{FINISH}({', '.join(given)})"
 
     def _operands(self) -> list[tuple[int, tuple[bool, ...]]]:
-        return list(enumerate(self.epilogue.present, 1)) if self.epilogue else []
+        """The operands that the epilogue reads, with the axes of the result that they have."""
+        if self.epilogue is None:
+            return []
+        used = symbols(self.epilogue.expression)
+        return [(k, p) for k, p in enumerate(self.epilogue.present, 1) if operand(k) in used]
 
     def _load(self, k: int, present: tuple[bool, ...], index: str) -> str:
         return f"{'load' if present[3] else 'splat'}(e{k}, {index})"

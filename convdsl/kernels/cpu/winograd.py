@@ -261,6 +261,7 @@ GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
 def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
     lanes, side, points = family.y_lanes, form.side, form.points
     wide = tile.vectors * lanes
+    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
     body = [
         "P = OH * OW",
         f"TX = (OW + {side - 1}) // {side}",
@@ -286,7 +287,7 @@ def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
         "            n = (first + t) // (TY * TX)",
         f"            y0 = (first + t) // TX % TY * {side}",
         f"            x0 = (first + t) % TX * {side}",
-        *_indent(3, _transform_output(form, tile, family)),
+        *_indent(3, _transform_output(form, tile, finish, lanes)),
     ]
     pointers = [("x", "float32"), ("u", "float32"), ("scratch", "float32")]
     if family.bias:
@@ -303,6 +304,7 @@ def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
         "a unit per group of tiles and cut of the filters.",
         ("contract",),
         lanes,
+        finish.function,
     )
 
 
@@ -361,11 +363,9 @@ def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
     return lines
 
 
-def _transform_output(form: Form, tile: Tile, family: Convolution) -> list[str]:
+def _transform_output(form: Form, tile: Tile, finish: lanewise.Finish, lanes: int) -> list[str]:
     """Statements that turn the products of tile t into results."""
-    lanes, side, reach = family.y_lanes, form.side, form.reach
-    wide = tile.vectors * lanes
-    finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
+    side, reach, wide = form.side, form.reach, tile.vectors * lanes
     results = []
     for j in range(side):
         at = f"at + {j * lanes}"
