@@ -26,7 +26,7 @@ from convdsl.ops.attributes import (
     attribute,
 )
 from convdsl.ops.attributes import Window as WindowKind
-from convdsl.ops.base import Extent, Mistake, Op, Problem, Sample, Window, op, single
+from convdsl.ops.base import Caption, Extent, Mistake, Op, Problem, Sample, Window, op, single
 from convdsl.ops.families import Family, Join, Permute, operand
 from convdsl.ops.linear import AlongAxis, Terms, along, take
 from convdsl.ops.primitive import Reshape as View
@@ -317,6 +317,9 @@ class Crop(_Linear):
 
     margin: Pads = attribute(Margin(), "elements cut off every side", notation="value", default=0)
     to: Shape = attribute(PerAxis(least=0), "the resulting sizes", default=0)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption(self.kind)
 
     def _axes(self, x: TensorType) -> list[range]:
         """The positions that are kept along every spatial axis."""

@@ -308,7 +308,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
         (["summary", "alexnet"], "numba numpy graphviz PIL"),
         (["ops", "conv"], "numba numpy lark graphviz PIL"),
         (["explain", "E202"], "numba numpy lark graphviz PIL"),
-        (["draw", "lenet", "-o", "/dev/null/x.svg"], "numba numpy PIL"),
+        (["draw", "lenet", "-o", "/dev/null/x.svg"], "numba numpy pypdfium2"),
         (["fmt", "--check", "-"], "numba numpy graphviz PIL"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
