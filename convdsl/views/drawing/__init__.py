@@ -12,6 +12,7 @@ from pathlib import Path
 
 from convdsl.diagnostics import problem
 from convdsl.graph import Graph
+from convdsl.views.drawing import volumes
 from convdsl.views.drawing.diagram import Diagram, diagram
 from convdsl.views.drawing.excerpt import excerpt
 from convdsl.views.drawing.graph import AMOUNTS, DIRECTIONS, graph
@@ -19,7 +20,7 @@ from convdsl.views.drawing.rendering import converted, laid_out, side_by_side
 from convdsl.views.drawing.theme import THEMES
 from convdsl.views.summary import Summary, summarise
 
-STYLES = {"graph": ("svg", "png", "pdf", "dot")}
+STYLES = {"graph": ("svg", "png", "pdf", "dot"), "volumes": ("svg", "png", "pdf")}
 """What can be drawn, and the formats it can be written in."""
 
 
@@ -58,8 +59,11 @@ def draw(graphs: Sequence[Graph], format: str = "svg", options: Options | None =
     """
     options = options or Options()
     summaries = [_summary(network, options.block) for network in graphs]
-    diagrams = [diagram(summary, options.depth) for summary in summaries]
     theme = THEMES[options.theme]
+    if options.style == "volumes":
+        shown = [diagram(summary, options.depth, volumes.LEGIBLE) for summary in summaries]
+        return converted(volumes.volumes(shown, theme), format)
+    diagrams = [diagram(summary, options.depth) for summary in summaries]
 
     def text(*shown: Diagram) -> str:
         return graph(shown, options.show, options.direction, theme)

@@ -39,6 +39,11 @@ class Box:
         return self.scope is None and self.copies == 1 and len(self.rows) == 1
 
     @property
+    def is_named(self) -> bool:
+        """Whether a person named the first layer, rather than the compiler after its op."""
+        return not self.name.rpartition(".")[2].startswith(self.head.op)
+
+    @property
     def symbol(self) -> str:
         """The sign, for a row that joins values element by element."""
         return self.head.caption.symbol if self.is_row else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +9,8 @@ from html import escape
 import graphviz
 
 from convdsl.graph import Scope, TensorType
-from convdsl.views.drawing.boxes import Box, Row
+from convdsl.views.drawing.boxes import Box
+from convdsl.views.drawing.captions import first_sentence, row_text, shown, tooltip
 from convdsl.views.drawing.diagram import Diagram, Edge
 from convdsl.views.drawing.text import width, wrapped
 from convdsl.views.drawing.theme import LIGHT, Theme
@@ -125,7 +125,7 @@ class _Network:
         """The network's name, the first sentence that its program says of it, its totals."""
         summary = self.diagram.summary
         lines = [_font(f"<b>{escape(summary.network)}</b>", LARGE)]
-        sentence = wrapped(_sentence(summary.documentation), MEDIUM, CAPTION_WIDTH)
+        sentence = wrapped(first_sentence(summary.documentation), MEDIUM, CAPTION_WIDTH)
         lines += [_font(escape(line), MEDIUM) for line in sentence]
         total = summary.total
         lines.append(_font(f"{total.parameters:,} parameters, {total.macs:,} MACs", SMALL + 1))
@@ -223,7 +223,7 @@ class _Network:
         source.node(
             self._id(box.name),
             f"<{'<br/>'.join(line.html() for line in lines)}>",
-            tooltip=_tooltip(box),
+            tooltip=tooltip(box),
             fillcolor=self._fill(box),
             # What Graphviz takes for Helvetica may be narrower.
             width=_inches(max(self._room(box), *(line.width for line in lines))),
@@ -303,7 +303,7 @@ class _Line:
 def _lines(box: Box, shortcuts: frozenset[str]) -> list[_Line]:
     """What stands in a box; ``shortcuts`` are layers to be marked as such."""
     if box.is_row:
-        return _row_lines(box.rows[0])
+        return _row_lines(box)
     title = box.scope.block if box.scope else "repeated"
     lines = []
     if box.scope and box.copies == 1 and title not in box.scope.name:
@@ -318,32 +318,15 @@ def _lines(box: Box, shortcuts: frozenset[str]) -> list[_Line]:
     return lines + [_Line(text, SMALL) for text in inside]
 
 
-def _row_lines(row: Row) -> list[_Line]:
+def _row_lines(box: Box) -> list[_Line]:
+    (row,) = box.rows
     head, *joined = row
     if head.caption.symbol:
         return [_Line(row_text(row), bold=True)]
     rest = ", ".join(layer.caption.name for layer in joined)
-    lines = [_Line(head.name, bold=True)] if is_named(row) else []
+    lines = [_Line(head.name, bold=True)] if box.is_named else []
     lines += [_Line(str(head.caption))]
     return [*lines, _Line(rest, SMALL)] if rest else lines
-
-
-def row_text(row: Row) -> str:
-    """A row in one line."""
-    head = row[0].caption
-    joined = [layer.caption.name for layer in row[1:]]
-    return " ".join([head.symbol, *joined]) if head.symbol else ", ".join([str(head), *joined])
-
-
-def is_named(row: Row) -> bool:
-    """Whether a person named the row, rather than the compiler after its op."""
-    head = row[0]
-    return not head.name.rpartition(".")[2].startswith(head.op)
-
-
-def shown(type: TensorType) -> str:
-    """A shape as papers print it: ``64@56×56``."""
-    return str(type).replace("x", "×")
 
 
 def _below(path: tuple[Scope, ...], above: tuple[Scope, ...]) -> Scope | None:
@@ -353,19 +336,6 @@ def _below(path: tuple[Scope, ...], above: tuple[Scope, ...]) -> Scope | None:
 
 def _scope_label(scope: Scope) -> str:
     return scope.name if scope.block in scope.name else f"{scope.name}: {scope.block}"
-
-
-def _sentence(documentation: str) -> str:
-    return re.split(r"(?<=\.)\s|\n\n", documentation)[0]
-
-
-def _tooltip(box: Box) -> str:
-    """What the program says about the layers, then their numbers."""
-    first = [layer for row in box.rows for layer in row]
-    lines = list(dict.fromkeys(layer.documentation for layer in first if layer.documentation))
-    lines.append(f"{box.name}: {' -> '.join(layer.brief for layer in first)}")
-    lines.append(f"{box.parameters:,} parameters, {box.macs:,} MACs")
-    return "\n".join(lines)
 
 
 def _font(text: str, size: int, colour: str | None = None) -> str:

@@ -16,6 +16,8 @@ class Theme:
     """Text on the ground, and outlines."""
     faint: str
     """Secondary text, arrows, clusters' outlines."""
+    outline: str
+    """Around what is filled."""
     panel: str
     """What lies behind a block instance."""
     on_fill: str
@@ -24,6 +26,10 @@ class Theme:
     """By category of op."""
     plain: str
     """Ops of another category."""
+    input: str
+    """What a network is given."""
+    window: str
+    """The part of a map that an element of the next sees."""
     heat: tuple[str, ...]
     """Amounts, from none to the largest."""
 
@@ -43,6 +49,7 @@ LIGHT = Theme(
     ground="#FFFFFF",
     ink="#222222",
     faint="#666666",
+    outline="#222222",
     panel="#F4F4F4",
     on_fill="#000000",
     # Paul Tol's *light* scheme: made for black text on filled cells, distinct to colour-blind
@@ -58,6 +65,8 @@ LIGHT = Theme(
         "loss": "#AAAA00",
     },
     plain="#DDDDDD",
+    input="#FFFFFF",
+    window="#FFFFFF",
     # Paul Tol's sequential *YlOrBr*, up to where black text is still read on it.
     heat=("#FFFFFF", "#FFF7BC", "#FEE391", "#FEC44F", "#FB9A29", "#EC7014"),
 )
@@ -66,10 +75,13 @@ DARK = Theme(
     ground="#1B1E23",
     ink="#E8E8E8",
     faint="#A8ADB4",
+    outline="#0C0E11",
     panel="#262A31",
     on_fill="#000000",
     fills=LIGHT.fills,
     plain="#C8C8C8",
+    input="#E8E8E8",
+    window="#E8E8E8",
     heat=("#E4E6E9", *LIGHT.heat[1:]),
 )
 
