@@ -79,8 +79,9 @@ class Caption:
     symbol: str = ""
 
     def __str__(self) -> str:
-        """The words of a box in a figure: ``3×3 conv, 64, /2``."""
-        head = f"{times(self.window)} {self.name}" if self.window else self.name
+        """The words of a box in a figure: ``3×3 conv, 64, /2``, for series ``conv 3, 64, /2``."""
+        sizes = times(self.window)
+        head = f"{self.name} {sizes}" if len(self.window) == 1 else f"{sizes} {self.name}".strip()
         parts = [head] if self.filters is None else [head, f"{self.filters}"]
         if self.stride:
             parts.append(f"/{times(self.stride)}")

@@ -71,17 +71,18 @@ class Flow:
     def steps(self) -> tuple[Step, ...]:
         """In topological order."""
         ranks = self._ranks
-        lanes = _Lanes()
+        lanes = _Lanes(self._heirs)
         made = []
         for name, type in self.diagram.summary.inputs:
-            lane = lanes.place(name, (), 0, self._last(name, ranks))
+            lane = lanes.place(name, (), -1, self._last(name, ranks))
             made.append(Step(name, type, None, 0, lane, self._words(name)))
         for box in self.diagram.boxes:
             if self._stands[box.name] != box.name:
                 continue
             name, rank = box.name, ranks[box.name]
-            sources = tuple((tail, ranks[tail]) for tail in self._sources[name])
-            lane = lanes.place(name, sources, rank, self._last(name, ranks))
+            tails = self._sources[name]
+            first = min((ranks[tail] for tail in tails), default=rank - 1)
+            lane = lanes.place(name, tails, first, self._last(name, ranks))
             made.append(Step(name, box.output, box, rank, lane, self._words(name)))
         return tuple(made)
 
@@ -101,7 +102,7 @@ class Flow:
         over = [
             (tail, head)
             for tail, head in self.links
-            if tail.lane == head.lane and head.rank - tail.rank > 1
+            if tail.lane == head.lane and self._has_between(tail, head)
         ]
         found: dict[tuple[Step, Step], int] = {}
         for tail, head in sorted(over, key=lambda link: link[1].rank - link[0].rank):
@@ -112,6 +113,12 @@ class Flow:
             }
             found[tail, head] = next(n for n in range(len(taken) + 1) if n not in taken)
         return found
+
+    def _has_between(self, tail: Step, head: Step) -> bool:
+        """Whether something stands in the way of a straight line."""
+        return any(
+            step.lane == tail.lane and tail.rank < step.rank < head.rank for step in self.steps
+        )
 
     def is_projection(self, tail: Step, head: Step) -> bool:
         """Whether a link is part of a projection shortcut."""
@@ -139,6 +146,18 @@ class Flow:
             found[name] = 1 + max((found[tail] for tail in tails), default=0)
         return found
 
+    @cached_property
+    def _heirs(self) -> Mapping[str, str]:
+        """The reader of each step from which it is furthest to the end: it stays in the lane."""
+        further: dict[str, int] = {}
+        heirs: dict[str, str] = {}
+        for head, tails in reversed(self._sources.items()):
+            own = further.setdefault(head, 0)
+            for tail in tails:
+                if own + 1 >= further.get(tail, 0):
+                    further[tail], heirs[tail] = own + 1, head
+        return heirs
+
     def _last(self, name: str, ranks: Mapping[str, int]) -> int:
         """The last column that a line from a step crosses in its lane."""
         readers = [ranks[head] - 1 for head, tails in self._sources.items() if name in tails]
@@ -149,26 +168,33 @@ class Flow:
 
 
 class _Lanes:
-    """Gives every step a lane: that of what it reads where it can, else the first that is free."""
+    """Gives every step a lane: that of what it continues, else the first that is free.
 
-    def __init__(self) -> None:
+    ``heirs`` says which step continues each; a lane is kept for the one that is to come.
+    """
+
+    def __init__(self, heirs: Mapping[str, str]) -> None:
+        self._heirs = heirs
         self._ends: list[str] = []
         self._busy: list[int] = []
+        self._placed: set[str] = set()
 
-    def place(self, name: str, sources: tuple[tuple[str, int], ...], rank: int, last: int) -> int:
-        """The lane of a step that reads these, each given with its column."""
-        lane = self._lane(sources, rank)
+    def place(self, name: str, tails: tuple[str, ...], first: int, last: int) -> int:
+        """The lane of a step whose lines come from column ``first`` on and go on to ``last``."""
+        lane = self._lane(name, tails, first)
         if lane == len(self._ends):
             self._ends.append(name)
             self._busy.append(last)
         self._ends[lane], self._busy[lane] = name, last
+        self._placed.add(name)
         return lane
 
-    def _lane(self, sources: tuple[tuple[str, int], ...], rank: int) -> int:
-        names = [source for source, _ in sources]
+    def _lane(self, name: str, tails: tuple[str, ...], first: int) -> int:
         for lane, end in enumerate(self._ends):
-            if end in names:
+            if end in tails and self._heirs[end] == name:
                 return lane
-        first = min((column for _, column in sources), default=rank - 1)
-        free = (lane for lane, busy in enumerate(self._busy) if busy <= first)
-        return next(free, len(self._ends))
+        for lane, (end, busy) in enumerate(zip(self._ends, self._busy, strict=True)):
+            awaited = end in self._heirs and self._heirs[end] not in self._placed
+            if busy <= first and not awaited:
+                return lane
+        return len(self._ends)
