@@ -77,3 +77,16 @@ def outline_frame(element):
     numbers = re.findall(r"(-?[\d.]+)[, ](-?[\d.]+)", points)
     xs, ys = zip(*((float(x), float(y)) for x, y in numbers), strict=True)
     return Frame(min(xs), min(ys), max(xs), max(ys))
+
+
+def check_on_page(image):
+    """All text and all shapes lie on the page."""
+    root = ET.fromstring(image)
+    page = next(root.iter(f"{SVG}rect"))
+    place = outline_frame(page)
+    assert root.get("viewBox").split() == [page.get(k) for k in ("x", "y", "width", "height")]
+    for text in root.iter(f"{SVG}text"):
+        assert place.holds(text_frame(text))
+    for tag in ("rect", "polygon", "path"):
+        for element in root.iter(f"{SVG}{tag}"):
+            assert place.holds(outline_frame(element))

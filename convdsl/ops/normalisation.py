@@ -363,6 +363,9 @@ class LocalResponseNorm(Op):
         Choice(options=("channels", "within")), "what is summed over", default=Word("channels")
     )
 
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption("LRN")
+
     def result(self, *x: TensorType) -> TensorType:
         return x[0]
 

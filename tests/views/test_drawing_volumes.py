@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from itertools import combinations
 
 import pytest
-from drawings import NAMES, SVG, outline_frame, text_frame, texts, zoo
+from drawings import NAMES, SVG, check_on_page, outline_frame, text_frame, texts, zoo
 
 import convdsl
 from convdsl.views.drawing import Options, draw
@@ -46,19 +46,6 @@ def test_every_value_and_link_is_drawn_and_no_text_meets_another(name):
     assert len(frames) >= len(found.steps)
     assert not [pair for pair in combinations(frames, 2) if pair[0].meets(pair[1])]
     check_on_page(image)
-
-
-def check_on_page(image):
-    """All text and all shapes lie on the page."""
-    root = ET.fromstring(image)
-    page = next(root.iter(f"{SVG}rect"))
-    place = outline_frame(page)
-    assert root.get("viewBox").split() == [page.get(k) for k in ("x", "y", "width", "height")]
-    for text in root.iter(f"{SVG}text"):
-        assert place.holds(text_frame(text))
-    for tag in ("rect", "polygon", "path"):
-        for element in root.iter(f"{SVG}{tag}"):
-            assert place.holds(outline_frame(element))
 
 
 @pytest.mark.parametrize("name", NAMES)

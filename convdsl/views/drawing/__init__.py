@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convdsl.diagnostics import problem
 from convdsl.graph import Graph
-from convdsl.views.drawing import volumes
+from convdsl.views.drawing import blocks, volumes
 from convdsl.views.drawing.diagram import Diagram, diagram
 from convdsl.views.drawing.excerpt import excerpt
 from convdsl.views.drawing.graph import AMOUNTS, DIRECTIONS, graph
@@ -20,7 +20,11 @@ from convdsl.views.drawing.rendering import converted, laid_out, side_by_side
 from convdsl.views.drawing.theme import THEMES
 from convdsl.views.summary import Summary, summarise
 
-STYLES = {"graph": ("svg", "png", "pdf", "dot"), "volumes": ("svg", "png", "pdf")}
+STYLES = {
+    "graph": ("svg", "png", "pdf", "dot"),
+    "volumes": ("svg", "png", "pdf"),
+    "blocks": ("svg", "png", "pdf", "md"),
+}
 """What can be drawn, and the formats it can be written in."""
 
 
@@ -63,6 +67,10 @@ def draw(graphs: Sequence[Graph], format: str = "svg", options: Options | None =
     if options.style == "volumes":
         shown = [diagram(summary, options.depth, volumes.LEGIBLE) for summary in summaries]
         return converted(volumes.volumes(shown, theme), format)
+    if options.style == "blocks":
+        if format == "md":
+            return blocks.markdown(summaries).encode()
+        return converted(blocks.blocks(summaries, theme), format)
     diagrams = [diagram(summary, options.depth) for summary in summaries]
 
     def text(*shown: Diagram) -> str:

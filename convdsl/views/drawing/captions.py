@@ -20,6 +20,14 @@ def shown(type: TensorType) -> str:
     return str(type).replace("x", "×")
 
 
+def counted(number: float) -> str:
+    """A number to three digits."""
+    for unit, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
 def row_text(row: Row) -> str:
     """A row in one line."""
     head = row[0].caption

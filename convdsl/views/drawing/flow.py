@@ -151,7 +151,7 @@ class Flow:
         """The reader of each step from which it is furthest to the end: it stays in the lane."""
         further: dict[str, int] = {}
         heirs: dict[str, str] = {}
-        for head, tails in reversed(self._sources.items()):
+        for head, tails in reversed(list(self._sources.items())):
             own = further.setdefault(head, 0)
             for tail in tails:
                 if own + 1 >= further.get(tail, 0):

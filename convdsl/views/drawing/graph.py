@@ -10,7 +10,7 @@ import graphviz
 
 from convdsl.graph import Scope, TensorType
 from convdsl.views.drawing.boxes import Box
-from convdsl.views.drawing.captions import first_sentence, row_text, shown, tooltip
+from convdsl.views.drawing.captions import counted, first_sentence, row_text, shown, tooltip
 from convdsl.views.drawing.diagram import Diagram, Edge
 from convdsl.views.drawing.text import width, wrapped
 from convdsl.views.drawing.theme import LIGHT, Theme
@@ -45,26 +45,19 @@ class Amount:
     shown: Callable[[float], str]
 
 
-def _count(number: float) -> str:
-    for unit, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
-
-
 def _seen(box: Box) -> float:
     field = box.layers[-1].field
     return max(field.size, default=0) if field else 0
 
 
 AMOUNTS: Mapping[str, Amount] = {
-    "params": Amount("parameters", lambda box: box.parameters, _count),
-    "macs": Amount("multiply-adds", lambda box: box.macs, _count),
+    "params": Amount("parameters", lambda box: box.parameters, counted),
+    "macs": Amount("multiply-adds", lambda box: box.macs, counted),
     "rf": Amount("receptive field", _seen, lambda n: f"{n:.0f}"),
     "memory": Amount(
         "bytes of activations",
         lambda box: sum(layer.costs.activation_bytes for layer in box.layers),
-        lambda n: f"{_count(n)}B" if n >= 1000 else f"{n:.0f} B",
+        lambda n: f"{counted(n)}B" if n >= 1000 else f"{n:.0f} B",
     ),
 }
 """What ``--show`` knows."""
