@@ -20,23 +20,22 @@ from convdsl.views.drawing.rendering import converted, laid_out, side_by_side
 from convdsl.views.drawing.theme import THEMES
 from convdsl.views.summary import Summary, summarise
 
-STYLES = {
-    "graph": ("svg", "png", "pdf", "dot"),
-    "volumes": ("svg", "png", "pdf"),
-    "blocks": ("svg", "png", "pdf", "md"),
-}
+PICTURES = ("svg", "png", "pdf")
+STYLES = {"graph": (*PICTURES, "dot"), "volumes": PICTURES, "blocks": (*PICTURES, "md")}
 """What can be drawn, and the formats it can be written in."""
 
 
 def format_of(path: Path, style: str = "graph") -> str:
-    """The format that a file's extension asks for. Raises CompileError E520 for any other."""
+    """The format that a file's extension asks for, of a style or of a plot.
+
+    Raises CompileError E520 for any other.
+    """
+    formats = STYLES.get(style, PICTURES)
     extension = path.suffix.removeprefix(".").lower()
-    if extension not in STYLES[style]:
-        known = ", ".join(f"`.{f}`" for f in STYLES[style])
+    if extension not in formats:
+        known = ", ".join(f"`.{f}`" for f in formats)
         shown = f"`.{extension}`" if extension else "a file without an extension"
-        raise problem(
-            "E520", f"{path}: {shown} is not a format for the style {style}", f"there is {known}"
-        )
+        raise problem("E520", f"{path}: {shown} is no format for a {style}", f"there is {known}")
     return extension
 
 
@@ -87,4 +86,4 @@ def _summary(network: Graph, block: str | None) -> Summary:
     return summary if block is None else excerpt(summary, block)
 
 
-__all__ = ["AMOUNTS", "DIRECTIONS", "STYLES", "THEMES", "Options", "draw", "format_of"]
+__all__ = ["AMOUNTS", "DIRECTIONS", "STYLES", "THEMES", "Options", "converted", "draw", "format_of"]
