@@ -7,6 +7,7 @@ write PDF with the standard Helvetica, and PDFium draws that.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -38,7 +39,9 @@ def laid_out(source: str) -> str:
             f"`pip install {PURE}` installs one, or install Graphviz so that `dot` is on PATH",
             "`-o FILE.dot` writes the graph without drawing it; other styles need no Graphviz",
         )
-    return _run(command, source, "svg").decode()
+    svg = _run(command, source, "svg").decode()
+    # Graphviz repeats every name in a comment.
+    return re.sub(r"<!--.*?-->\n", "", svg, flags=re.DOTALL)
 
 
 def converted(svg: str, format: str) -> bytes:
