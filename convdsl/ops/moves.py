@@ -243,6 +243,10 @@ class Pad(_Linear):
     value: float = attribute(Real(), "the constant", default=0.0)
     channels: tuple[int, int] = attribute(Sides(), "channels before and after", default=0)
 
+    def caption(self, *x: TensorType) -> Caption:
+        added = sum(self.channels)
+        return Caption(f"pad {added} channels") if added else Caption(self.notation())
+
     def _margins(self) -> Pads:
         """What is added before and after every axis, the channels first."""
         return (self.channels, *self.margin)

@@ -75,11 +75,13 @@ def test_every_box_edge_and_shape_is_drawn_and_text_fits(name):
 
 
 def check_fits(group):
-    """Whether all text of a node lies within its outline, which counts how much was measured."""
+    """All text of a node lies in the middle of its outline; returns how much was measured."""
     outline = next(e for e in group.iter() if e.tag in (f"{SVG}path", f"{SVG}polygon"))
     lines = [text for text in group.iter(f"{SVG}text") if (text.text or "").strip()]
     for text in lines:
-        assert outline_frame(outline).holds(text_frame(text)), text.text
+        place, frame = outline_frame(outline), text_frame(text)
+        assert place.holds(frame), text.text
+        assert place.left + place.right == pytest.approx(frame.left + frame.right, abs=0.05)
     return len(lines)
 
 

@@ -110,7 +110,7 @@ class _Network:
         self.prefix = prefix
         self.amount = amount
         self.theme = theme
-        self.leaves, self.arrives = ("e", "ne") if direction == "down" else ("s", "sw")
+        self.leaves, self.arrives = ("e", "ne") if direction == "down" else ("n", "nw")
         self.largest = max((amount.of(b) for b in diagram.boxes), default=0) if amount else 0
 
     # -- the caption -------------------------------------------------------------------------
@@ -150,14 +150,14 @@ class _Network:
             source.edge(self._id(box), self._id(f"output {name}"), weight="20")
 
     def _add_end(self, source: graphviz.Digraph, id: str, name: str, type: TensorType) -> None:
-        label = f"<<b>{escape(name)}</b> {shown(type)}>"
+        lines = [_Line(name, bold=True), _Line(shown(type), SMALL)]
         source.node(
             self._id(id),
-            label,
+            f"<{'<br/>'.join(line.html() for line in lines)}>",
             fillcolor=self.theme.ground,
             fontcolor=self.theme.ink,
             style="rounded,filled,dashed",
-            width=_inches(width(name, MEDIUM, bold=True) + width(f" {shown(type)}", MEDIUM)),
+            width=_inches(max(line.width for line in lines)),
         )
 
     def _add_boxes(

@@ -1,7 +1,7 @@
 """Turns drawings into files: Graphviz text into SVG, and SVG into PDF and PNG.
 
 The system's `dot` lays graphs out where there is one, else `graphviz-pure`, which pip installs with
-convdsl. From SVG on it is the same everywhere, whatever fonts the machine has: svglib and reportlab
+convdsl. From SVG on it is the same everywhere, and needs no fonts installed: svglib and reportlab
 write PDF with the standard Helvetica, and PDFium draws that.
 """
 
@@ -40,8 +40,23 @@ def laid_out(source: str) -> str:
             "`-o FILE.dot` writes the graph without drawing it; other styles need no Graphviz",
         )
     svg = _run(command, source, "svg").decode()
-    # Graphviz repeats every name in a comment.
-    return re.sub(r"<!--.*?-->\n", "", svg, flags=re.DOTALL)
+    # It repeats every name in a comment.
+    svg = re.sub(r"<!--.*?-->\n", "", svg, flags=re.DOTALL)
+    return re.sub(r'<g [^>]*class="node">.*?</g>', _centred, svg, flags=re.DOTALL)
+
+
+def _centred(node: re.Match[str]) -> str:
+    """A node with its text in the middle.
+
+    Graphviz gives the start of each line, for the width that it has in whatever font it takes for
+    Helvetica.
+    """
+    outline = re.search(r' (?:d|points)="([^"]+)"', node[0])
+    if outline is None:
+        return node[0]
+    xs = [float(x) for x in re.findall(r"(-?[\d.]+),", outline[1])]
+    middle = f'text-anchor="middle" x="{(min(xs) + max(xs)) / 2:.2f}"'
+    return re.sub(r'text-anchor="start" x="[^"]*"', middle, node[0])
 
 
 def converted(svg: str, format: str) -> bytes:
