@@ -253,6 +253,10 @@ def test_the_format_goes_by_the_extension():
             format_of(Path(name))
 
 
+def test_a_notebook_shows_the_graph():
+    assert "LeNet5" in texts(convdsl.load("lenet5")._repr_svg_())
+
+
 def executable(path: Path, script: str) -> Path:
     path.write_text(f"#!{shutil.which('sh')}\n{script}\n")
     path.chmod(0o755)

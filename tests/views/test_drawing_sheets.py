@@ -33,16 +33,27 @@ def test_of_many_maps_the_first_are_shown():
     assert section.tiles[0].size == (64, 38)
 
 
-def test_series_volumes_and_vectors():
+def test_volumes_and_vectors():
     random = np.random.default_rng(0)
-    (strip,) = sheets.maps("x", random.random((1, 1000))).tiles
-    assert strip.size == (160, 24)
     volume = random.random((1, 5, 4, 4))
     (middle,) = sheets.maps("x", volume).tiles
     scaled = (volume[0, 2] - volume.min()) / (volume.max() - volume.min())
     np.testing.assert_array_equal(pixels(middle)[8::16, 8::16], np.round(scaled * 255))
-    (vector,) = sheets.maps("x", random.random(300)).tiles
-    assert vector.size == (128 * 4, 3 * 12)
+    for values in (random.random(300), random.random((300, 1, 1))):
+        (vector,) = sheets.maps("x", values).tiles
+        assert vector.size == (128 * 4, 3 * 12)
+
+
+@pytest.mark.parametrize("length", [40, 160, 1000])
+def test_series_are_curves(length):
+    wave = np.sin(np.linspace(0, 2 * np.pi, length))
+    (tile,) = sheets.maps("x", wave[None]).tiles
+    assert tile.size == (160, 40)
+    inked = pixels(tile) == 0
+    assert inked.any(axis=0).all()
+    heights = inked.argmax(axis=0)
+    assert (heights[40], heights[120]) == (0, 39)
+    assert abs(int(heights[80]) - 19) <= 2
 
 
 def test_zero_is_in_the_middle_of_filters():

@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 Array = np.ndarray
 
 TILE = 64
-"""The side of a map, in pixels; series are strips, longer and less high."""
-STRIP = (160, 24)
+"""The side of a map, in pixels; series are curves, longer and less high."""
+STRIP = (160, 40)
 GAP = 4
 MARGIN = 16
 MOST_MAPS = 16
@@ -40,7 +40,12 @@ class Section:
 
 
 def maps(heading: str, values: Array) -> Section:
-    """The first maps of a feature map C×spatial, the middle slices of volumes; a vector's units."""
+    """The first maps of a feature map C×spatial, the middle slices of volumes; a vector's units.
+
+    Maps of a single position are a vector.
+    """
+    if values.size == len(values):
+        values = values.reshape(-1)
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / ((high - low) or 1.0)
     shown = len(values) if values.ndim == 1 else min(len(values), MOST_MAPS)
@@ -123,9 +128,23 @@ def _map(values: Array) -> Image.Image:
     """One map, with values from 0 to 1."""
     while values.ndim > 2:  # a volume: the slice in its middle
         values = values[len(values) // 2]
-    if values.ndim == 1:
-        return _image(values[None]).resize(STRIP, _filter(len(values), STRIP[0]))
-    return _enlarged(values)
+    return _curve(values) if values.ndim == 1 else _enlarged(values)
+
+
+def _curve(values: Array) -> Image.Image:
+    """A series as a line; where it has more values than pixels, all that they span is black."""
+    width, height = STRIP
+    tile = Image.new("RGB", STRIP, "#EEEEEE")
+    draw = ImageDraw.Draw(tile)
+    levels = np.round((1 - np.clip(np.nan_to_num(values), 0, 1)) * (height - 1))
+    if len(values) <= width:
+        xs = np.linspace(0, width - 1, len(values))
+        draw.line(list(zip(xs.tolist(), levels.tolist(), strict=True)), "black")
+        return tile
+    for x in range(width):
+        part = levels[x * len(levels) // width : (x + 1) * len(levels) // width]
+        draw.line([(x, float(part.min())), (x, float(part.max()))], "black")
+    return tile
 
 
 def _enlarged(values: Array) -> Image.Image:
