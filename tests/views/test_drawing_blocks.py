@@ -7,8 +7,9 @@ from itertools import combinations
 import pytest
 from drawings import NAMES, SVG, check_on_page, text_frame, texts, zoo
 
+from convdsl import load_source
 from convdsl.views.drawing import Options, draw
-from convdsl.views.drawing.blocks import table
+from convdsl.views.drawing.blocks import Entry, table
 from convdsl.views.drawing.captions import counted
 from convdsl.views.drawing.configurations import configuration
 from convdsl.views.summary import summarise
@@ -117,6 +118,14 @@ def test_branches_are_lines_and_what_comes_before_them_is_above():
     )
     fire = [entry for row in cells("SqueezeNet") for cell in row for entry in cell if entry[1]]
     assert fire[0] == (("1×1, 16", "1×1, 64", "3×3, 64"), 2)
+
+
+def test_very_many_lines_are_folded():
+    text = (
+        "net D { input 4@8x8\n for i in 0..90 { conv 4@3 pad=1\n conv 8@1\n conv 4@1 }\n dense 3 }"
+    )
+    (row, *_) = (r for r in table([summarise(load_source(text).graph)]).rows if r.kind == "body")
+    assert row.cells == ((Entry(("conv3-4", "conv1-8", "conv1-4"), 90),),)
 
 
 def test_stages_of_all_networks_come_in_order_of_size():

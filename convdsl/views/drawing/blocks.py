@@ -23,6 +23,7 @@ from convdsl.views.drawing.configurations import (
     configuration,
     usual_name,
 )
+from convdsl.views.drawing.repeats import LONGEST_PERIOD, run
 from convdsl.views.drawing.svg import Canvas
 from convdsl.views.drawing.text import width
 from convdsl.views.drawing.theme import Theme
@@ -31,6 +32,8 @@ from convdsl.views.table import Column, markdown_table
 
 SIZE, LINE = 9.5, 12.5
 PADDING = 8.0
+MOST_LINES = 24
+"""Cells with more lines than that have their repeats as units."""
 NOTE = "Activations, batch normalisation, dropout and shortcuts are not shown."
 
 
@@ -104,7 +107,29 @@ class _Writer:
                 entries[-1] = Entry(entries[-1].lines + lines)
             else:
                 entries.append(Entry(lines, part.copies if part.is_unit else 0))
-        return tuple(entries)
+        return tuple(short for entry in entries for short in _shortened(entry))
+
+
+def _shortened(entry: Entry) -> list[Entry]:
+    """An entry, or where it has very many lines its repeats as units."""
+    if entry.copies or len(entry.lines) <= MOST_LINES:
+        return [entry]
+    lines, start = entry.lines, 0
+    found: list[Entry] = []
+
+    def follows(at: int, period: int) -> bool:
+        copy = lines[at + period : at + 2 * period]
+        return len(copy) == period and copy == lines[at : at + period]
+
+    while start < len(lines):
+        period, copies = run(start, LONGEST_PERIOD, follows)
+        part = lines[start : start + period]
+        if copies == 1 and found and not found[-1].copies:
+            found[-1] = Entry(found[-1].lines + part)
+        else:
+            found.append(Entry(part, copies if copies > 1 else 0))
+        start += period * copies
+    return found
 
 
 def _head(columns: Sequence[Configuration]) -> list[TableRow]:
@@ -175,7 +200,7 @@ def _chunk_row(size: str, columns: Sequence[Sequence[Part]], writer: _Writer) ->
     cells = [writer.cell(parts) for parts in columns]
     names = {part.name for parts in columns for part in parts} if all(columns) else set()
     row = _row(names.pop() if len(names) == 1 else "", size, tuple(cells), "body")
-    if row.spans or writer.in_full:
+    if row.spans or writer.in_full or any(entry.copies for cell in cells for entry in cell):
         return row
     marked = [
         cells[0],

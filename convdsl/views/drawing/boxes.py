@@ -39,9 +39,10 @@ class Box:
         return self.scope is None and self.copies == 1 and len(self.rows) == 1
 
     @property
-    def is_named(self) -> bool:
-        """Whether a person named the first layer, rather than the compiler after its op."""
-        return not self.name.rpartition(".")[2].startswith(self.head.op)
+    def label(self) -> str:
+        """What a person called the first layer, without the blocks around it; else nothing."""
+        own = self.name.rpartition(".")[2]
+        return "" if own.startswith(self.head.op) else own
 
     @property
     def symbol(self) -> str:

@@ -317,7 +317,7 @@ def _row_lines(box: Box) -> list[_Line]:
     if head.caption.symbol:
         return [_Line(row_text(row), bold=True)]
     rest = ", ".join(layer.caption.name for layer in joined)
-    lines = [_Line(head.name, bold=True)] if box.is_named else []
+    lines = [_Line(box.label, bold=True)] if box.label else []
     lines += [_Line(str(head.caption))]
     return [*lines, _Line(rest, SMALL)] if rest else lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from convdsl.graph import Scope
@@ -24,7 +24,8 @@ def folded(boxes: tuple[Box, ...], summary: Summary, periodic: bool = False) -> 
     found: list[Box] = []
     start = 0
     while start < len(boxes):
-        period, copies = finder.run(start, LONGEST_PERIOD if periodic else 0)
+        longest = LONGEST_PERIOD if periodic else int(boxes[start].scope is not None)
+        period, copies = run(start, longest, finder.follows)
         found.append(_joined(boxes[start : start + period * copies], period, copies))
         start += period * copies
     return tuple(found)
@@ -41,6 +42,21 @@ def _joined(boxes: Sequence[Box], period: int, copies: int) -> Box:
     )
 
 
+def run(start: int, longest: int, follows: Callable[[int, int], bool]) -> tuple[int, int]:
+    """The period and the number of copies of the run that covers most, from a place on.
+
+    ``follows`` says whether what begins there, of that length, is followed by another copy.
+    """
+    best = (1, 1)
+    for period in range(1, longest + 1):
+        copies = 1
+        while follows(start + (copies - 1) * period, period):
+            copies += 1
+        if copies > 1 and copies * period > best[0] * best[1]:
+            best = (period, copies)
+    return best
+
+
 class _Finder:
     """Runs of alike stretches in a sequence of boxes."""
 
@@ -53,21 +69,7 @@ class _Finder:
         self.results = set(summary.sources)
         self._patterns: dict[tuple[int, int], Hashable] = {}
 
-    def run(self, start: int, longest: int) -> tuple[int, int]:
-        """The period and the number of copies of the run that covers most, from there."""
-        best = (1, 1)
-        first = self.boxes[start]
-        for period in range(1, longest + 1) if longest else (1,):
-            if not longest and first.scope is None:
-                break
-            copies = 1
-            while self._follows(start + (copies - 1) * period, period):
-                copies += 1
-            if copies > 1 and copies * period > best[0] * best[1]:
-                best = (period, copies)
-        return best
-
-    def _follows(self, start: int, period: int) -> bool:
+    def follows(self, start: int, period: int) -> bool:
         """Whether the next stretch is like this one, and reads nothing else."""
         one = self.boxes[start : start + period]
         other = self.boxes[start + period : start + 2 * period]

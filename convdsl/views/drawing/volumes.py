@@ -271,7 +271,7 @@ def _lines(step: Step) -> list[tuple[str, bool]]:
 
 def _titles(box: Box) -> list[str]:
     if box.is_row:
-        return [box.head.name] if box.is_named else []
+        return [box.label] if box.label else []
     title = box.scope.block if box.scope else "repeated"
     if box.copies > 1:
         return [f"{title} × {box.copies}"]
