@@ -9,9 +9,9 @@ from drawings import NAMES, SVG, check_on_page, text_frame, texts, zoo
 
 from convdsl import load_source
 from convdsl.views.drawing import Options, draw
-from convdsl.views.drawing.blocks import Entry, table
 from convdsl.views.drawing.captions import counted
 from convdsl.views.drawing.configurations import configuration
+from convdsl.views.drawing.tables import Entry, table
 from convdsl.views.summary import summarise
 
 
