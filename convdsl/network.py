@@ -122,9 +122,9 @@ class Network:
         return f"<pre>{html.escape(self._summary_text)}</pre>"
 
     def _repr_svg_(self) -> str:
-        from convdsl.views.graphviz import svg
+        from convdsl.views.drawing import draw
 
-        return svg(self.graph)
+        return draw([self.graph]).decode()
 
 
 def load_source(text: str, name: str | None = None, **parameters: object) -> Network:

@@ -18,11 +18,29 @@ settings.load_profile("no deadline")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.option.slow and not config.option.markexpr:
         config.option.markexpr = "not slow"
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest):
+    """Compares a text with what a file of `tests/golden` has below its first line, the case.
+
+    The file is given by its path; `--update-golden` rewrites it.
+    """
+
+    def compare(path: Path, found: str) -> None:
+        case, _, expected = path.read_text(encoding="utf-8").partition("\n\n")
+        if request.config.option.update_golden:
+            path.write_text(f"{case}\n\n{found}", encoding="utf-8")
+        else:
+            assert found == expected, "look at the change; --update-golden takes it over"
+
+    return compare
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -22,6 +22,7 @@ ROWS = [
     {"analysis", "kernels"},
     {"views", "runtime"},
     {"network", "compiler"},
+    {"inspection"},
     {"training"},
     {"__init__"},
     {"cli"},

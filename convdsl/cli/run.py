@@ -50,6 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", metavar="K", type=networks.positive, help="show the K likeliest classes"
     )
+    parser.add_argument(
+        "--activations",
+        metavar="FILE.png",
+        type=Path,
+        help="the feature maps of the first input, layer by layer",
+    )
+    parser.add_argument(
+        "--filters", metavar="FILE.png", type=Path, help="the filters of the first layer with any"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--backward", action="store_true", help="the loss and its gradients, not predictions"
@@ -63,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
     """Compile, run, and print what came out."""
     if args.output is not None:
         _check_output(args.output)
+    for path in (args.activations, args.filters):
+        if path is not None:
+            _check_sheet(path)
     subject = _package(args) if package.is_package(args.network) else _network(args)
     given = _given(args, subject)
     if subject.network is not None and args.input is None:
@@ -74,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         _show_gradients(program, subject, given, batch, args.seed)
     else:
         _show_outputs(program, subject, given, batch, args)
+    if subject.network is not None and (args.activations or args.filters):
+        _draw_sheets(args, program, subject.network, given)
     if args.profile:
         chunk = next(inputs.chunks(_with_target(args, subject, given), batch))
         print("", results.profile(program.profile(*chunk), batch), sep="\n")
@@ -133,6 +147,8 @@ def _package(args: argparse.Namespace) -> _Subject:
         "--target": args.target != "cpu",
         "--profile": args.profile,
         "--backward": args.backward,
+        "--activations": args.activations is not None,
+        "--filters": args.filters is not None,
     }
     for option, wanted in fixed.items():
         if wanted:
@@ -229,6 +245,25 @@ def _show_outputs(
     if args.output is not None:
         _write(args.output, named)
         print(f"\noutput written to {args.output}")
+
+
+def _check_sheet(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise problem("E520", f"{path}: feature maps and filters are drawn as `.png`")
+
+
+def _draw_sheets(args: argparse.Namespace, program: Any, network: Network, given: _Given) -> None:
+    from convdsl import inspection
+
+    graph = network.graph
+    if args.filters is not None:
+        write_file(args.filters, inspection.filter_sheet(program, graph))
+    if args.activations is not None:
+        options = {"target": args.target, "threads": args.threads, "precision": args.precision}
+        sheet = inspection.activation_sheet(
+            program, graph, given.arrays, accuracy=args.accuracy, **options
+        )
+        write_file(args.activations, sheet)
 
 
 def _check_output(path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from convdsl.cli import networks
-from convdsl.cli.output import report
+from convdsl.cli.output import report, write_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="why convolutions: what sparse connectivity and parameter sharing save",
     )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="also draw it: parameters, multiply-adds, activations as .svg, .png or .pdf",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
     network = networks.load(args)
     report(network.warnings)
     summary = network.summary(args.batch)
+    if args.plot is not None:
+        from convdsl.views.drawing import converted, format_of
+        from convdsl.views.drawing.plots import plot
+
+        write_file(args.plot, converted(plot(summary), format_of(args.plot, "plot")))
     match args.format:
         case "json":
             print(json.dumps(summary.as_json(args.why), indent=1))

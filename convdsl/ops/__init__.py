@@ -6,9 +6,20 @@ import importlib
 import pkgutil
 from functools import cache
 
-from convdsl.ops.base import REGISTRY, Mistake, Op, Problem, Sample, Weight, Window
+from convdsl.ops.base import REGISTRY, Caption, Mistake, Op, Problem, Sample, Weight, Window, times
 
-__all__ = ["Mistake", "Op", "Problem", "Sample", "Weight", "Window", "lookup", "registry"]
+__all__ = [
+    "Caption",
+    "Mistake",
+    "Op",
+    "Problem",
+    "Sample",
+    "Weight",
+    "Window",
+    "lookup",
+    "registry",
+    "times",
+]
 
 
 @cache

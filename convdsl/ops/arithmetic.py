@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from convdsl.graph import Builder, Node, TensorType, Value
 from convdsl.graph.types import Shape
-from convdsl.ops.base import Mistake, Op, Problem, Sample, op
+from convdsl.ops.base import Caption, Mistake, Op, Problem, Sample, op
 from convdsl.ops.expressions import Expr, evaluate, operations
 from convdsl.ops.families import Family, Map, align, operand
 from convdsl.ops.primitive import map_gradient
@@ -23,6 +23,11 @@ class _Arithmetic(Op):
 
     category: ClassVar[str] = "merge"
     arity: ClassVar[int | None] = None
+    symbol: ClassVar[str]
+    """The sign between its inputs."""
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption(self.kind, symbol=self.symbol)
 
     def combine(self, x: Expr, y: Expr) -> Expr:
         """The value for two elements."""
@@ -102,6 +107,7 @@ def _ones(x: TensorType) -> str:
 class Add(_Arithmetic):
     """The sum of values, also written `a + b`: the join of a residual block. (He et al. 2016)"""
 
+    symbol: ClassVar[str] = "+"
     samples: ClassVar[Sequence[Sample]] = (
         Sample("add(in, in)", "3@4x5"),
         Sample("add(in, (in -> avg global))", "3@4x5"),
@@ -121,6 +127,7 @@ class Add(_Arithmetic):
 class Sub(_Arithmetic):
     """The difference of values, also written `a - b`."""
 
+    symbol: ClassVar[str] = "−"
     samples: ClassVar[Sequence[Sample]] = (Sample("sub((in -> relu), in)", "3@4x5"),)
     mistakes: ClassVar[Sequence[Mistake]] = (Mistake("sub(in, (in -> max 2))", "3@4x4", "E205"),)
 
@@ -133,6 +140,7 @@ class Sub(_Arithmetic):
 class Mul(_Arithmetic):
     """The product of values, also written `a * b`: a gate. (Hu et al. 2018)"""
 
+    symbol: ClassVar[str] = "×"
     samples: ClassVar[Sequence[Sample]] = (
         Sample("mul(in, in)", "3@4x5"),
         Sample("mul(in, (in -> avg global -> flatten))", "3@4x5"),

@@ -63,6 +63,44 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What figures say of an op: the facts that papers give, for each view to put in its words.
+
+    ``window`` and ``filters`` are given where papers write them, ``stride`` where it is not 1,
+    ``notes`` for what else a reader needs to know. An op with a ``symbol`` joins its inputs element
+    by element and is drawn as that sign.
+    """
+
+    name: str
+    window: Shape = ()
+    filters: int | None = None
+    stride: Shape = ()
+    notes: tuple[str, ...] = ()
+    symbol: str = ""
+
+    def __str__(self) -> str:
+        """The words of a box in a figure: ``3×3 conv, 64, /2``, for series ``conv 3, 64, /2``."""
+        sizes = times(self.window)
+        head = f"{self.name} {sizes}" if len(self.window) == 1 else f"{sizes} {self.name}".strip()
+        parts = [head] if self.filters is None else [head, f"{self.filters}"]
+        if self.stride:
+            parts.append(f"/{times(self.stride)}")
+        return ", ".join([*parts, *self.notes])
+
+
+def times(sizes: Shape) -> str:
+    """Sizes as papers print them: ``3×3``."""
+    return "×".join(str(size) for size in sizes)
+
+
+def steps(stride: Shape) -> Shape:
+    """A stride as captions have it: empty where it is 1, one number where the axes agree."""
+    if all(step == 1 for step in stride):
+        return ()
+    return stride[:1] if len(set(stride)) == 1 else stride
+
+
+@dataclass(frozen=True)
 class Sample:
     """A use of the op that works, on an input of that type: drives tests and documentation."""
 
@@ -196,6 +234,10 @@ class Op:
         from convdsl.ops.attributes import notation
 
         return notation(self)
+
+    def caption(self, *x: TensorType) -> Caption:
+        """What figures say of it, applied to inputs of these types."""
+        return Caption(self.notation())
 
     @classmethod
     def documentation(cls) -> str:

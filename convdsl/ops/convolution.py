@@ -23,7 +23,19 @@ from convdsl.ops.attributes import (
     attribute,
 )
 from convdsl.ops.attributes import Window as WindowKind
-from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.base import (
+    Caption,
+    Mistake,
+    Op,
+    Problem,
+    Sample,
+    Weight,
+    Window,
+    op,
+    single,
+    steps,
+    times,
+)
 from convdsl.ops.blocks import windows_in_blocks
 from convdsl.ops.families import Convolution, Family, Geometry, operand
 from convdsl.ops.initialisers import Initialised
@@ -141,6 +153,13 @@ class Conv(Initialised):
     def flops(self, *x: TensorType) -> int:
         return 2 * self.macs(*x) + (self.result(*x).size if self.bias else 0)
 
+    def caption(self, *x: TensorType) -> Caption:
+        depthwise = 1 < self.groups == x[0].channels
+        name = "depthwise conv" if depthwise else "conv"
+        grouped = self.groups > 1 and not depthwise
+        notes = (f"{self.groups} groups",) * grouped + _dilated(self.dilation)
+        return Caption(name, self.window, self.filters, steps(self.stride), notes)
+
     def sees(self, *x: TensorType) -> Window:
         covered = effective(self.window, self.dilation)
         return Window(covered, self.stride, tuple(before for before, _ in self.pad))
@@ -216,6 +235,12 @@ class Conv(Initialised):
         if needs[2]:
             db = compute(b, operand(0), [upstream], upstream.type, node.inputs[2].type)
         return dx, dw, db
+
+
+def _dilated(dilation: Shape) -> tuple[str, ...]:
+    """The note of a caption about a dilation, where there is one."""
+    shown = times(steps(dilation))
+    return (f"dilation {shown}",) if shown else ()
 
 
 def _check_groups(channels: int, filters: int, groups: int) -> None:
@@ -434,6 +459,10 @@ class Deconv(Initialised):
 
     def flops(self, *x: TensorType) -> int:
         return 2 * self.macs(*x) + (self.result(*x).size if self.bias else 0)
+
+    def caption(self, *x: TensorType) -> Caption:
+        notes = (f"{self.groups} groups",) * (self.groups > 1) + _dilated(self.dilation)
+        return Caption("up-conv", self.window, self.filters, steps(self.stride), notes)
 
     def sees(self, *x: TensorType) -> Window:
         # Input i reaches the elements from i·S − P to i·S − P + K − 1.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Count, Flag, attribute
-from convdsl.ops.base import Mistake, Op, Sample, Weight, Window, op, single
+from convdsl.ops.base import Caption, Mistake, Op, Sample, Weight, Window, op, single
 from convdsl.ops.families import Family, Product, operand
 from convdsl.ops.initialisers import Initialised
 from convdsl.ops.primitive import MatMul, Reshape, compute
@@ -60,6 +60,9 @@ class Dense(Initialised):
 
     def flops(self, *x: TensorType) -> int:
         return 2 * self.macs(*x) + (self.units if self.bias else 0)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption("fc", filters=self.units)
 
     def sees(self, *x: TensorType) -> Window:
         return Window(whole=True)

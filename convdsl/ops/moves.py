@@ -26,7 +26,7 @@ from convdsl.ops.attributes import (
     attribute,
 )
 from convdsl.ops.attributes import Window as WindowKind
-from convdsl.ops.base import Extent, Mistake, Op, Problem, Sample, Window, op, single
+from convdsl.ops.base import Caption, Extent, Mistake, Op, Problem, Sample, Window, op, single
 from convdsl.ops.families import Family, Join, Permute, operand
 from convdsl.ops.linear import AlongAxis, Terms, along, take
 from convdsl.ops.primitive import Reshape as View
@@ -243,6 +243,10 @@ class Pad(_Linear):
     value: float = attribute(Real(), "the constant", default=0.0)
     channels: tuple[int, int] = attribute(Sides(), "channels before and after", default=0)
 
+    def caption(self, *x: TensorType) -> Caption:
+        added = sum(self.channels)
+        return Caption(f"pad {added} channels") if added else Caption(self.notation())
+
     def _margins(self) -> Pads:
         """What is added before and after every axis, the channels first."""
         return (self.channels, *self.margin)
@@ -317,6 +321,9 @@ class Crop(_Linear):
 
     margin: Pads = attribute(Margin(), "elements cut off every side", notation="value", default=0)
     to: Shape = attribute(PerAxis(least=0), "the resulting sizes", default=0)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption(self.kind)
 
     def _axes(self, x: TensorType) -> list[range]:
         """The positions that are kept along every spatial axis."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.ops.attributes import Choice, Count, Flag, Real, Word, attribute
-from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.base import Caption, Mistake, Op, Problem, Sample, Weight, Window, op, single
 from convdsl.ops.expressions import Number, cast, power, sqrt
 from convdsl.ops.families import BATCH, operand
 from convdsl.ops.linear import along
@@ -59,6 +59,9 @@ class BatchNorm(Op):
         Real(low=0, high=1), "how fast running statistics move", default=0.1
     )
     affine: bool = attribute(Flag(), "whether scale and shift are learned", default=True)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption("BN")
 
     def weights(self, *x: TensorType) -> tuple[Weight, ...]:
         shape = (x[0].channels,)
@@ -359,6 +362,9 @@ class LocalResponseNorm(Op):
     over: str = attribute(
         Choice(options=("channels", "within")), "what is summed over", default=Word("channels")
     )
+
+    def caption(self, *x: TensorType) -> Caption:
+        return Caption("LRN")
 
     def result(self, *x: TensorType) -> TensorType:
         return x[0]

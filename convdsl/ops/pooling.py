@@ -11,7 +11,18 @@ from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.graph.types import Shape
 from convdsl.ops.attributes import Flag, Padding, Pads, PerAxis, Stride, Word, attribute
 from convdsl.ops.attributes import Window as WindowKind
-from convdsl.ops.base import Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.base import (
+    Caption,
+    Mistake,
+    Op,
+    Problem,
+    Sample,
+    Weight,
+    Window,
+    op,
+    single,
+    steps,
+)
 from convdsl.ops.blocks import windows_in_blocks
 from convdsl.ops.families import (
     AdaptiveMaximum,
@@ -54,6 +65,12 @@ def _check_holes(op: Max, x: TensorType, output: Shape) -> None:
                     "a window that holds nothing but padding has no value",
                     attribute="pad",
                 )
+
+
+def _caption(name: str, op: Max | Avg | Subsample, x: TensorType) -> Caption:
+    if op.sees(x).whole:
+        return Caption(f"global {name}")
+    return Caption(name, op.window, stride=steps(op.stride))
 
 
 def _geometry(op: Max | Avg, input: Shape, output: Shape) -> Geometry:
@@ -130,6 +147,9 @@ class Max(Op):
 
     def flops(self, *x: TensorType) -> int:
         return self.result(*x).size * math.prod(self.window)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return _caption("max pool", self, x[0])
 
     def sees(self, *x: TensorType) -> Window:
         covered = effective(self.window, self.dilation)
@@ -241,6 +261,9 @@ class Avg(Op):
 
     def flops(self, *x: TensorType) -> int:
         return self.result(*x).size * (math.prod(self.window) + 1)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return _caption("avg pool", self, x[0])
 
     def sees(self, *x: TensorType) -> Window:
         if self.window == x[0].spatial:
@@ -394,6 +417,9 @@ class Subsample(Op):
 
     def flops(self, *x: TensorType) -> int:
         return self.result(*x).size * (math.prod(self.window) + 2)
+
+    def caption(self, *x: TensorType) -> Caption:
+        return _caption("subsampling", self, x[0])
 
     def sees(self, *x: TensorType) -> Window:
         return Window(self.window, self.stride, (0,) * len(self.window))

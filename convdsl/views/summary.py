@@ -11,6 +11,7 @@ from convdsl.analysis import Analysis, Connectivity, Costs, Field, connectivity
 from convdsl.analysis.arithmetic import weights
 from convdsl.graph import Graph, Node, Scope, TensorType, Value, extents
 from convdsl.graph.types import Shape
+from convdsl.ops import Caption, Window
 from convdsl.views.table import Column, markdown_table, text_table
 
 
@@ -38,6 +39,10 @@ class Layer:
     """Whether it reads as part of the layer before: an activation, or the like."""
     why: Connectivity | None
     documentation: str
+    caption: Caption
+    """What figures say of it."""
+    window: Window | None
+    """What one element of the output sees of the input; None where it is that element alone."""
 
     @property
     def brief(self) -> str:
@@ -219,6 +224,7 @@ def summarise(graph: Graph, batch: int = 1) -> Summary:
 
 
 def _layer(analysis: Analysis, node: Node) -> Layer:
+    types = [value.type for value in node.data]
     return Layer(
         node.name,
         node.op.kind,
@@ -233,6 +239,8 @@ def _layer(analysis: Analysis, node: Node) -> Layer:
         _joins_row(analysis.graph, node),
         connectivity(node),
         node.documentation,
+        node.op.caption(*types),
+        node.op.sees(*types),
     )
 
 

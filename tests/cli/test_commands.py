@@ -38,6 +38,8 @@ def test_help_lists_the_commands(convdsl):
         ["summary", "lenet", "--set", "classes"],
         ["summary", "lenet", "--input-size", "3@axb"],
         ["draw", "lenet"],
+        ["draw", "lenet", "-o", "x.svg", "--depth", "-1"],
+        ["draw", "lenet", "-o", "x.svg", "--show", "beauty"],
         ["compile", "lenet"],
         ["run", "lenet", "--top", "many"],
         ["run", "lenet", "--backward", "--output", "y.npy"],
@@ -134,6 +136,15 @@ def test_summary_formats(convdsl, tiny):
     assert "Why convolutions" in convdsl("summary", tiny, "--why").out
 
 
+def test_summary_plot(convdsl, tiny, tmp_path):
+    target = tmp_path / "plot.svg"
+    ran = convdsl("summary", tiny, "--plot", target, "--format", "json")
+    assert json.loads(ran.out)["params"] == 151
+    assert "C1: 3×3 conv, 4, relu" in target.read_text(encoding="utf-8")
+    ran = convdsl("summary", tiny, "--plot", tmp_path / "plot.dot")
+    assert (ran.status, ran.err.count("E520")) == (1, 1)
+
+
 def test_parameters_and_inputs_can_be_overridden(convdsl, tiny):
     line = ["summary", tiny, "--set", "classes=7", "--input-size", "1@10x12", "--format", "json"]
     found = json.loads(convdsl(*line).out)
@@ -151,15 +162,37 @@ def test_input_sizes_are_types():
 # -- draw ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extension", ["svg", "png", "pdf", "dot"])
-def test_draw_writes_every_format(convdsl, tiny, tmp_path, extension):
+@pytest.mark.parametrize(
+    ("style", "extension"),
+    [
+        *(("graph", e) for e in ("svg", "png", "pdf", "dot")),
+        *(("volumes", e) for e in ("svg", "png", "pdf")),
+        *(("blocks", e) for e in ("svg", "png", "pdf", "md")),
+    ],
+)
+def test_draw_writes_every_style_and_format(convdsl, tiny, tmp_path, style, extension):
     target = tmp_path / f"picture.{extension}"
-    assert convdsl("draw", tiny, "lenet", "-o", target).status == 0
-    assert target.stat().st_size > 500
+    assert convdsl("draw", tiny, "lenet", "--style", style, "-o", target).status == 0
+    assert target.stat().st_size > 300
+
+
+def test_the_options_of_draw(convdsl, tmp_path):
+    target = tmp_path / "x.dot"
+    line = ["draw", "resnet18", "-o", target, "--depth", "1", "--show", "macs"]
+    assert convdsl(*line, "--theme", "dark", "--direction", "right").status == 0
+    text = target.read_text()
+    for expected in ("basic × 2", "multiply-adds: 0", "rankdir=LR", 'bgcolor="#1B1E23"'):
+        assert expected in text
+    assert convdsl("draw", "resnet18", "-o", target, "--block", "conv3.basic1").status == 0
+    assert "conv3.basic1: basic" in target.read_text()
+    ran = convdsl("draw", "resnet18", "-o", target, "--block", "conv3.basic9")
+    assert (ran.status, ran.err.count("E523")) == (1, 1)
 
 
 def test_draw_tells_what_it_cannot_write(convdsl, tiny, tmp_path):
     assert "E520" in convdsl("draw", tiny, "-o", tmp_path / "x.gif").err
+    ran = convdsl("draw", tiny, "-o", tmp_path / "x.dot", "--style", "volumes")
+    assert (ran.status, ran.err.count("E520")) == (1, 1)
     ran = convdsl("draw", tiny, "-o", tmp_path / "no_such_folder" / "x.svg")
     assert (ran.status, ran.err.count("E504")) == (1, 1)
 
@@ -308,7 +341,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
         (["summary", "alexnet"], "numba numpy graphviz PIL"),
         (["ops", "conv"], "numba numpy lark graphviz PIL"),
         (["explain", "E202"], "numba numpy lark graphviz PIL"),
-        (["draw", "lenet", "-o", "/dev/null/x.svg"], "numba numpy PIL"),
+        (["draw", "lenet", "-o", "/dev/null/x.svg"], "numba numpy pypdfium2"),
         (["fmt", "--check", "-"], "numba numpy graphviz PIL"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",

@@ -164,3 +164,22 @@ def test_a_package_is_the_same_by_any_name(convdsl, tiny, tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert (np.load(tmp_path / "z.npy") == results[0]).all()
     assert moved.is_dir()
+
+
+# -- sheets ----------------------------------------------------------------------------------
+
+
+def test_activations_and_filters_are_drawn(convdsl, tiny, image, tmp_path):
+    activations, filters = tmp_path / "a.png", tmp_path / "f.png"
+    line = ["run", tiny, "--input", image, "--activations", activations, "--filters", filters]
+    assert convdsl(*line).status == 0
+    assert Image.open(activations).format == Image.open(filters).format == "PNG"
+    assert Image.open(activations).height > Image.open(filters).height
+
+
+def test_sheets_are_png_and_of_networks(convdsl, tiny, tmp_path):
+    ran = convdsl("run", tiny, "--filters", tmp_path / "f.svg")
+    assert (ran.status, ran.err.count("E520")) == (1, 1)
+    write(load(tiny).compile(), tmp_path / "out")
+    ran = convdsl("run", tmp_path / "out", "--activations", tmp_path / "a.png")
+    assert (ran.status, ran.err.count("E533")) == (1, 1)
