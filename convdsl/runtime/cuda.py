@@ -1,8 +1,7 @@
-"""Runs plans on an NVIDIA GPU, or under Numba's simulator."""
+"""Runs plans on an NVIDIA GPU."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convdsl.diagnostics import problem
+from convdsl.kernels.cuda.frame import resident
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
 from convdsl.runtime import cache as files
 
@@ -17,8 +17,6 @@ Array = np.ndarray
 
 OLDEST = 75
 """The first compute capability, times ten, that CUDA 13 compiles for."""
-THREADS = 128
-"""Threads of a block of the plain kernels."""
 
 
 @cache
@@ -96,9 +94,8 @@ class CudaMachine:
         from numba import cuda
 
         for step in steps:
-            blocks = math.ceil(step.work / THREADS)
-            arguments = [self._memory(b) for b in step.buffers]
-            _compiled(step.kernel)[blocks, THREADS](*arguments, *step.sizes)
+            arguments = [self._memory(b).device_ctypes_pointer.value for b in step.buffers]
+            _compiled(step.kernel)[step.work, step.kernel.threads](*arguments, *step.sizes)
         cuda.synchronize()
 
     def _memory(self, buffer: Buffer) -> Any:
@@ -123,9 +120,8 @@ def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
     try:
         from numba import cuda, types
 
-        element = {"float32": types.float32, "int64": types.int64}
-        buffers = [element[dtype][::1] for _, dtype in kernel.pointers]
-        signature = (*buffers, *[types.int64] * len(kernel.sizes))
+        # Addresses and sizes alike.
+        signature = (types.int64,) * (len(kernel.pointers) + len(kernel.sizes))
         text: str = cuda.compile(
             _function(kernel),
             signature,
@@ -133,6 +129,7 @@ def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
             abi="numba",
             cc=divmod(number, 10),
             output="ptx",
+            launch_bounds=(kernel.threads, resident(kernel.threads)),
         )[0]
     except Exception as reason:
         if type(reason).__module__.startswith("numba.core"):

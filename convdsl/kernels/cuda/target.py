@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cuda import nests
-from convdsl.ops.families import Family
+from convdsl.kernels.cuda import convolution, nests, product, weight_gradient
+from convdsl.ops.families import Convolution, Family, Product
 from convdsl.plan.model import Recipe
 
 
 @dataclass(frozen=True)
 class CudaTarget:
-    """Kernels for NVIDIA GPUs."""
+    """Kernels for NVIDIA GPUs.
+
+    Feature maps stay N×C×spatial (``lanes`` 1): a block's pixels lie side by side then, gathers
+    are coalesced, channels need no padding, and nothing is reordered at a network's edges.
+    """
 
     name: str = "cuda"
     lanes: int = 1
     threads: int = 1
 
     def recipe(self, family: Family) -> Recipe:
-        """The loop nest of the family."""
+        """The fastest way there is for the family; its loop nest where there is no other."""
+        match family:
+            case Product():
+                return product.recipe(family)
+            case Convolution() if family.direction == "weight":
+                return weight_gradient.recipe(family)
+            case Convolution() if convolution.fits(family):
+                return convolution.recipe(family)
         return nests.recipe(family)
