@@ -1,13 +1,14 @@
 """A kernel's source as a Python function on vectors, with an element for every thread.
 
-Arithmetic stays as it is, for NumPy does it on vectors. What is rewritten is what NumPy cannot know:
-branches and loops narrow the mask of active threads, assignments keep the values of the others,
-accesses to memory are checked. Lines keep their numbers.
+Arithmetic stays as it is, for NumPy does it on vectors. Rewritten is what NumPy cannot know: branches
+and loops narrow the mask of active threads, assignments keep the values of the others, accesses to
+memory are checked. Lines keep their numbers.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import textwrap
 from collections import Counter
@@ -389,7 +390,7 @@ class _Rewriter:
             raise self._unknown(node, f"an expression {type(node).__name__}")
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return self._text("_not(VALUE)", VALUE=self._value(node.operand))
-        copied = type(node)(**{k: v for k, v in ast.iter_fields(node)})
+        copied = copy.copy(node)
         for field, value in ast.iter_fields(node):
             if isinstance(value, ast.expr):
                 setattr(copied, field, self._value(value))

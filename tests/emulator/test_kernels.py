@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from emulator.sources import PIPELINE, PRODUCT, REVERSE, SUMS, run
 
 
