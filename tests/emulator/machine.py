@@ -13,7 +13,6 @@ from convdsl.graph import Graph
 from convdsl.kernels.cuda.target import CudaTarget
 from convdsl.plan import plan
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
-from convdsl.runtime.cuda import THREADS
 from convdsl.runtime.program import Program
 from emulator.activity import Array
 from emulator.errors import EmulationError
@@ -76,7 +75,13 @@ class EmulatedMachine:
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:
             arrays = [self.view(buffer, (-1,)) for buffer in step.buffers]
-            launch(step.kernel, math.ceil(step.work / THREADS), THREADS, arrays, step.sizes)
+            launch(step.kernel, *_grid(step), arrays, step.sizes)
+
+
+def _grid(step: Step) -> tuple[int, int]:
+    """Blocks, and threads of a block."""
+    threads = getattr(step.kernel, "threads", 0)
+    return (step.work, threads) if threads else (math.ceil(step.work / 128), 128)
 
 
 def _check_result(kernel: Kernel) -> None:

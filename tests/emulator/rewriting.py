@@ -1,8 +1,8 @@
 """A kernel's source as a Python function on vectors, with an element for every thread.
 
-Arithmetic stays as it is, for NumPy does it on vectors. Rewritten is what NumPy cannot know: branches
-and loops narrow the mask of active threads, assignments keep the values of the others, accesses to
-memory are checked. Lines keep their numbers.
+Arithmetic stays as it is, for NumPy does it on vectors. Rewritten is what NumPy cannot know: that
+branches and loops narrow the mask of active threads, that assignments keep the values of the other
+ones, that accesses to memory are checked. Lines keep their numbers.
 """
 
 from __future__ import annotations
