@@ -132,7 +132,7 @@ def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
             launch_bounds=(kernel.threads, resident(kernel.threads)),
         )[0]
     except Exception as reason:
-        if type(reason).__module__.startswith("numba.core"):
+        if type(reason).__module__.startswith(("numba.core", "numba.cuda.core")):
             raise
         raise problem(
             "E513",

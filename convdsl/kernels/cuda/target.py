@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cuda import convolution, nests, product, weight_gradient
-from convdsl.ops.families import Convolution, Family, Product
+from convdsl.kernels.cuda import (
+    convolution,
+    depthwise,
+    maps,
+    nests,
+    pooling,
+    product,
+    reductions,
+    weight_gradient,
+)
+from convdsl.ops.families import (
+    Convolution,
+    Family,
+    Map,
+    Pooling,
+    PoolingGradient,
+    Product,
+    Reduction,
+)
 from convdsl.plan.model import Recipe
 
 
@@ -26,8 +43,16 @@ class CudaTarget:
         match family:
             case Product():
                 return product.recipe(family)
+            case Convolution() if depthwise.fits(family):
+                return depthwise.recipe(family)
             case Convolution() if family.direction == "weight":
                 return weight_gradient.recipe(family)
             case Convolution() if convolution.fits(family):
                 return convolution.recipe(family)
+            case Map():
+                return maps.recipe(family)
+            case Reduction():
+                return reductions.recipe(family)
+            case Pooling() | PoolingGradient() if family.lanes == 1:
+                return pooling.recipe(family)
         return nests.recipe(family)
