@@ -105,7 +105,7 @@ def emit(
 
 def _machine_code(planned: Plan, stage: str, arch: str) -> str:
     if stage == "ptx":
-        from convdsl.runtime.cuda import ptx
+        from convdsl.runtime.cuda_compilation import ptx
 
         return "\n".join(ptx(kernel, arch) for kernel in planned.kernels)
     if planned.target != "cpu":

@@ -29,7 +29,7 @@ from convdsl.passes import SGD  # noqa: E402
 from convdsl.plan import plan  # noqa: E402
 from convdsl.plan.model import Kernel  # noqa: E402
 from convdsl.runtime.assembler import Usage, assemble  # noqa: E402
-from convdsl.runtime.cuda import ptx  # noqa: E402
+from convdsl.runtime.cuda_compilation import ptx  # noqa: E402
 from convdsl.views.table import Column, markdown_table  # noqa: E402
 
 NETWORKS = ("lenet5", "alexnet", "vgg16", "resnet18", "resnet50")

@@ -39,6 +39,8 @@ def compile_emulated(
 class EmulatedMachine:
     """A plan with its memory, where everything is NaN that no kernel has written yet."""
 
+    takes_device_arrays = False
+
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
         self._variables = variables
@@ -61,6 +63,9 @@ class EmulatedMachine:
         if first == 0:
             self._arena[:] = 0xFF
         self._run(self.plan.steps[first:last])
+
+    def fetch(self) -> None:
+        """Nothing: variables are the program's own memory."""
 
     def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
         """The memory of a buffer as an array; overwritten by the next run."""

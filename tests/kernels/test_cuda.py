@@ -8,7 +8,7 @@ from convdsl.compiler import lower
 from convdsl.kernels.cuda.target import CudaTarget
 from convdsl.passes import SGD
 from convdsl.plan import plan
-from convdsl.runtime.cuda import ptx
+from convdsl.runtime.cuda_compilation import ptx
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])

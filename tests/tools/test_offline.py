@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convdsl.runtime.assembler import Usage, assemble
-from convdsl.runtime.cuda import ptx
+from convdsl.runtime.cuda_compilation import ptx
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "offline.py"
 
