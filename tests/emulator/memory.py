@@ -95,6 +95,8 @@ class Local:
         return np.stack([np.broadcast_to(row, run.threads) for row in self.rows])
 
     def _check(self, run: Execution, index: Any, line: int) -> None:
+        if isinstance(index, int) and 0 <= index < len(self.rows):
+            return
         outside = np.logical_or(np.less(index, 0), np.greater_equal(index, len(self.rows)))
         report(run, outside, index, self, len(self.rows), line)
 
