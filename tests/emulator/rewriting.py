@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,9 +20,7 @@ from emulator import instructions, memory
 from emulator.activity import UNSET, negated
 from emulator.errors import EmulationError
 from emulator.instructions import INSTRUCTIONS, NAMED, SCALARS
-from emulator.names import Mentions, assigned, blocks, carried_indices, dotted, is_call
-from emulator.names import parameters as named_parameters
-from emulator.names import written as written_parameters
+from emulator.names import Names, blocks, dotted, is_call
 
 PLACES = {
     "cuda.threadIdx.x": "_run.thread",
@@ -86,7 +83,8 @@ def rewritten(source: str) -> Rewritten:
     """The kernel of a source text. Raises EmulationError for what the emulator does not know."""
     (function,) = ast.parse(source).body
     assert isinstance(function, ast.FunctionDef)
-    return Rewritten(_compiled(function, kernel=True), written_parameters(function))
+    names = Names(function)
+    return Rewritten(_compiled(function, names, kernel=True), names.written)
 
 
 @cache
@@ -94,15 +92,15 @@ def _device_function(name: str) -> Callable[..., Any]:
     """A function of the kernels' library that is written in plain Python."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(_python(name)))).body
     assert isinstance(function, ast.FunctionDef)
-    return _compiled(function, kernel=False)
+    return _compiled(function, Names(function), kernel=False)
 
 
 def _python(name: str) -> Any:
     return getattr(getattr(cuda_native, name, None), "py_func", None)
 
 
-def _compiled(function: ast.FunctionDef, kernel: bool) -> Callable[..., Any]:
-    rewriter = _Rewriter(function, kernel)
+def _compiled(function: ast.FunctionDef, named: Names, kernel: bool) -> Callable[..., Any]:
+    rewriter = _Rewriter(function, named, kernel)
     text = "\n".join(rewriter.lines()) + "\n"
     names = {**HELPERS, **SCALARS}
     names |= {_identifier(name): f for name, f in INSTRUCTIONS.items()}
@@ -127,24 +125,21 @@ def _is_harmless(expression: ast.expr) -> bool:
 class _Rewriter:
     """Rewrites one function. ``used`` are the functions of the library that it calls."""
 
-    def __init__(self, function: ast.FunctionDef, kernel: bool) -> None:
+    def __init__(self, function: ast.FunctionDef, named: Names, kernel: bool) -> None:
         self.used: set[str] = set()
         self._function = function
         self._kernel = kernel
         self._count = 0
         self._loops: list[str] = []
-        self._mentions = Mentions(function)
-        self._carried = carried_indices(function)
-        self._declarations = Counter(n.lineno for n in ast.walk(function) if is_call(n, NAMED))
+        self._named = named
         # The names that are private to the branches around the current statement, and the
         # variable that holds the mask with which the branch began.
         self._homes: dict[str, str] = {}
 
     def lines(self) -> list[str]:
         """The function on vectors, called ``_rewritten``."""
-        given = named_parameters(self._function)
-        local = sorted(assigned(self._function) - set(given))
-        start = [f"{name} = _UNSET" for name in local] + ["_start = _run.mask"]
+        given = self._named.parameters
+        start = [f"{name} = _UNSET" for name in self._named.assigned] + ["_start = _run.mask"]
         body = self._block(self._function.body)
         return [f"def _rewritten({', '.join(['_run', *given])}):", *_indented([*start, *body])]
 
@@ -210,7 +205,7 @@ class _Rewriter:
 
     def _at_home(self, block: Sequence[ast.stmt]) -> list[str]:
         """The block of a branch, which begins with noting whose values its own names have."""
-        own = self._mentions.private(block) - set(self._homes)
+        own = self._named.private(block) - set(self._homes)
         home = self._fresh("home")
         before = self._homes
         self._homes = {**before, **dict.fromkeys(own, home)}
@@ -226,7 +221,7 @@ class _Rewriter:
         loop = self._fresh("loop")
         walked = ", ".join(self._value(bound) for bound in bounds.args)
         index, kept = target.id, []
-        if target.id in self._carried:
+        if target.id in self._named.carried:
             index = self._fresh("index")
             kept = [self._stored(target, index)]
         head = f"for {index} in {loop}.range({walked}):"
@@ -340,7 +335,7 @@ class _Rewriter:
 
     def _check_declaration(self, node: ast.Call) -> None:
         # On some versions of the compiler such arrays silently share their memory.
-        if self._declarations[node.lineno] > 1:
+        if self._named.declarations[node.lineno] > 1:
             raise self._unknown(node, "more than one declaration of memory on a line")
         if not isinstance(node.args[0], ast.Constant):
             raise self._unknown(node, "memory whose size is not a constant")
