@@ -30,12 +30,14 @@ class Names:
     """The names of a function, found in one walk through it.
 
     ``assigned`` are all but parameters that it assigns to, ``carried`` the indices of loops that it
-    reads outside of their loops, too; ``declarations`` counts declarations of memory by line.
+    reads outside of their loops, too, ``local`` the memory of a thread's own. ``declarations`` counts
+    declarations of memory by line.
     """
 
     def __init__(self, function: ast.FunctionDef) -> None:
         self.parameters = [argument.arg for argument in function.args.args]
         self.declarations: Counter[int] = Counter()
+        self.local: set[str] = set()
         self._stores: set[str] = set()
         self._own_memory: set[str] = set()
         self._indices: set[str] = set()
@@ -75,7 +77,10 @@ class Names:
             self._indices.add(dotted(statement.target))
             within |= {dotted(statement.target)}
         elif isinstance(statement, ast.Assign) and is_call(statement.value, NAMED):
-            self._own_memory |= {t.id for t in statement.targets if isinstance(t, ast.Name)}
+            declared = {t.id for t in statement.targets if isinstance(t, ast.Name)}
+            self._own_memory |= declared
+            if is_call(statement.value, ["local_floats"]):
+                self.local |= declared
         inner = []
         for child in ast.iter_child_nodes(statement):
             if isinstance(child, ast.stmt):

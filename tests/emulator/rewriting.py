@@ -191,6 +191,8 @@ class _Rewriter:
             return f"{target.id} = _run.assign({target.id}, {value}, {home})"
         if isinstance(target, ast.Subscript):
             pointer, index = self._value(target.value), self._value(target.slice)
+            if pointer in self._named.local:
+                return f"{pointer}.store(_run, {index}, {value}, {target.lineno})"
             return f"_store(_run, {pointer}, {index}, {value}, {target.lineno})"
         raise self._unknown(target, "such a target of an assignment")
 
@@ -278,6 +280,8 @@ class _Rewriter:
                 return f"({''.join(self._value(part) + ', ' for part in node.elts)})"
             case ast.Subscript():
                 pointer, index = self._value(node.value), self._value(node.slice)
+                if pointer in self._named.local:
+                    return f"{pointer}.load(_run, {index}, {node.lineno})"
                 return f"_load(_run, {pointer}, {index}, {node.lineno})"
             case ast.Compare():
                 return self._comparison(node)

@@ -55,45 +55,47 @@ def test_gradients_are_the_interpreters(sample):
     """With the cross-entropy of the flattened result as the loss."""
     text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
     graph = convdsl.load_source(text).graph
-    check_gradients(graph, 5, tolerance=2e-5)
-
-
-def check_gradients(graph, batch, tolerance):
     lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(graph, random_arrays(lowered, batch, seed=5))
+    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
     expected = evaluate(lowered, arrays)
-    actual = run(graph, arrays, batch, "cross_entropy")
+    actual = run(graph, arrays, 5, "cross_entropy")
     # What variables become is compared with torch elsewhere.
     assert set(actual) == {name for name in expected if not name.endswith("'")}
     for name, value in actual.items():
-        assert relative_error(value, expected[name]) < tolerance, name
+        assert relative_error(value, expected[name]) < 2e-5, name
 
 
 # -- random networks -------------------------------------------------------------------------
 
 
 def compare(seed):
+    """Forward and backward with a loss; every third one for inference, too."""
     writer = Writer(seed)
     text = writer.text()
     graph = convdsl.load_source(text).graph
-    for loss in (None, "cross_entropy"):
-        lowered = lower(graph, loss)
-        arrays = random_arrays(lowered, writer.batch, seed, np.float64)
-        positive_buffers(lowered, arrays)
-        for variable in lowered.parameters:
-            # Realistic scales, so that activations stay in range through twelve layers.
-            fan = max(1, variable.type.size // variable.type.shape[0])
-            arrays[variable.name] /= np.sqrt(fan)
-        expected = evaluate(lowered, arrays)
-        actual = run(graph, arrays, writer.batch, loss)
-        largest = max(np.linalg.norm(expected[name]) for name in actual)
-        for name, value in actual.items():
-            error = np.linalg.norm(value - expected[name])
-            # float32 against float64 through up to twelve layers, compared by norm; a gradient
-            # that is zero in exact arithmetic, as a bias's before batch norm, is rounding of what
-            # cancels, whose size the largest one tells.
-            scale = max(np.linalg.norm(expected[name]), 0.1 * largest)
-            assert error / scale < 2e-3, f"seed {seed}: {name}\n{text}"
+    for loss in ("cross_entropy", None) if seed % 3 == 0 else ("cross_entropy",):
+        check_network(graph, writer.batch, loss, seed, f"seed {seed}\n{text}")
+
+
+def check_network(graph, batch, loss, seed, text):
+    """All outputs against the interpreter in float64, by norm."""
+    lowered = lower(graph, loss)
+    arrays = positive_buffers(lowered, random_arrays(lowered, batch, seed, np.float64))
+    for variable in lowered.parameters:
+        # Realistic scales, so that activations stay in range through twelve layers.
+        fan = max(1, variable.type.size // variable.type.shape[0])
+        arrays[variable.name] /= np.sqrt(fan)
+    expected = evaluate(lowered, arrays)
+    actual = run(graph, arrays, batch, loss)
+    assert set(actual) == {name for name in expected if not name.endswith("'")}
+    largest = max(np.linalg.norm(expected[name]) for name in actual)
+    for name, value in actual.items():
+        error = np.linalg.norm(value - expected[name])
+        # float32 through up to twelve layers, compared by norm; a gradient that is zero in exact
+        # arithmetic, as a bias's before batch norm, is rounding of what cancels, whose size the
+        # largest one tells.
+        scale = max(np.linalg.norm(expected[name]), 0.1 * largest)
+        assert error / scale < 2e-3, f"{name}: {text}"
 
 
 @pytest.mark.parametrize("start", range(0, 300, 20))
@@ -112,11 +114,11 @@ def test_more_random_networks(start):
 # -- tiles -----------------------------------------------------------------------------------
 
 # Sizes that are no multiple of any tile, so that every tile sticks out over the edges.
-TILED = [
-    "conv 13@3x3 pad=1 -> relu -> conv 37@3x3 /2 pad=1 -> conv 5@1x1 -> dense 7",
-    "conv 12@1x1 -> conv 24@2x3 groups=3 dilation=2 -> bn -> tanh -> dense 18",
-    "conv 36@5x5 pad=[(2, 0), (1, 4)] /3 -> add(_, _) -> deconv 6@3x3 /2 -> dense 4",
-]
+EVERYTHING = """
+  conv 13@3x3 pad=1 -> relu -> conv 36@3x3 /2
+  v = conv 36@2x3 groups=3 dilation=2 pad=1
+  add(v, (v -> conv 36@1)) -> deconv 6@3x3 /2 -> dense 18
+"""
 SHAPES = ["3@9x11", "8@8x8"]
 
 
@@ -141,12 +143,10 @@ def only_tile(request, splits, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("text", TILED)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_tile_at_the_edges(text, shape, only_tile):
-    text = text.replace("add(_, _)", "v = tanh\n add(v, (v -> conv 36@1x1))")
-    graph = convdsl.load_source(f"net T {{ input {shape}\n {text} }}").graph
-    check_gradients(graph, 3, tolerance=1e-4)
+def test_every_tile_at_the_edges(shape, only_tile):
+    text = f"net T {{ input {shape}\n {EVERYTHING} }}"
+    check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
 
 
 # -- training --------------------------------------------------------------------------------
