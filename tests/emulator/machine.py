@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,13 +79,7 @@ class EmulatedMachine:
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:
             arrays = [self.view(buffer, (-1,)) for buffer in step.buffers]
-            launch(step.kernel, *_grid(step), arrays, step.sizes)
-
-
-def _grid(step: Step) -> tuple[int, int]:
-    """Blocks, and threads of a block."""
-    threads = getattr(step.kernel, "threads", 0)
-    return (step.work, threads) if threads else (math.ceil(step.work / 128), 128)
+            launch(step.kernel, step.work, step.kernel.threads, arrays, step.sizes)
 
 
 def _check_result(kernel: Kernel) -> None:

@@ -74,18 +74,18 @@ class Local:
         return f"local `{self.name}`"
 
     def load(self, run: Execution, index: Any, line: int) -> Any:
-        self._check(run, index, line)
-        if not isinstance(index, Array):
+        if type(index) is int and 0 <= index < len(self.rows):
             return self.rows[index]
+        self._check(run, index, line)
         chosen = index if run.mask is None else np.where(run.mask, index, 0)
         return self._matrix(run)[chosen, np.arange(run.threads)]
 
     def store(self, run: Execution, index: Any, value: Any, line: int) -> None:
-        self._check(run, index, line)
         value = as_float32(value)
-        if not isinstance(index, Array):
-            self.rows[index] = run.merge(self.rows[index], value)
+        if type(index) is int and 0 <= index < len(self.rows):
+            self.rows[index] = value if run.mask is None else run.merge(self.rows[index], value)
             return
+        self._check(run, index, line)
         matrix = self._matrix(run)
         threads = np.flatnonzero(run.active(run.mask))
         matrix[index[threads], threads] = np.broadcast_to(value, run.threads)[threads]
@@ -166,7 +166,9 @@ def put(run: Execution, items: Array, at: Any, value: Any) -> None:
 
 
 def as_float32(value: Any) -> Any:
-    return value.astype(np.float32) if isinstance(value, Array) else np.float32(value)
+    if isinstance(value, Array):
+        return value if value.dtype == np.float32 else value.astype(np.float32)
+    return np.float32(value)
 
 
 # -- checks ----------------------------------------------------------------------------------
