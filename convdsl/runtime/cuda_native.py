@@ -173,12 +173,17 @@ EFFECTS = ("nounwind", "convergent")
 
 
 def _assembly(
-    builder: Any, result: Any, arguments: Sequence[Any], text: str, constraints: str
+    builder: Any,
+    result: Any,
+    arguments: Sequence[Any],
+    text: str,
+    constraints: str,
+    pure: bool = False,
 ) -> Any:
-    """Inline PTX, which is neither moved nor left out."""
+    """Inline PTX, which is neither moved nor left out, unless it is ``pure`` arithmetic."""
     kind = ir.FunctionType(result, [a.type for a in arguments])
-    code = ir.InlineAsm(kind, text, constraints, side_effect=True)
-    return builder.call(code, arguments, attrs=EFFECTS)
+    code = ir.InlineAsm(kind, text, constraints, side_effect=not pure)
+    return builder.call(code, arguments, attrs=(*EFFECTS, "readnone") if pure else EFFECTS)
 
 
 def _shared_address(builder: Any, pointer: Any, index: Any) -> Any:
@@ -299,7 +304,7 @@ def _mma(shape: str, element: str) -> Any:
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind = ir.LiteralStructType([ir.FloatType()] * 4)
-            found = _assembly(builder, kind, arguments, text, constraints)
+            found = _assembly(builder, kind, arguments, text, constraints, pure=True)
             values = [builder.extract_value(found, k) for k in range(4)]
             return _tuple(context, builder, values, types.float32)
 
@@ -319,7 +324,8 @@ def to_tf32(typing_context: Any, x: Any) -> Any:
     """A float32 rounded to tf32 (8 bits of exponent, 10 of fraction), as a register."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _assembly(builder, _WORD, arguments, "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+        text = "cvt.rna.tf32.f32 $0, $1;"
+        return _assembly(builder, _WORD, arguments, text, "=r,f", pure=True)
 
     return types.uint32(types.float32), generate
 
@@ -331,7 +337,7 @@ def _pack(kind: str) -> Any:
     @intrinsic
     def pack(typing_context: Any, low: Any, high: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _assembly(builder, _WORD, arguments, text, "=r,f,f")
+            return _assembly(builder, _WORD, arguments, text, "=r,f,f", pure=True)
 
         return types.uint32(types.float32, types.float32), generate
 

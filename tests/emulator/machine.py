@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convdsl.compiler import lower
+from convdsl.compiler import LOSS_SCALE, lower
 from convdsl.graph import Graph
 from convdsl.kernels.cuda.target import CudaTarget
 from convdsl.plan import plan
@@ -26,10 +26,12 @@ def compile_emulated(
     optimizer: object | None = None,
     seed: int = 0,
     recompute: bool = False,
+    precision: str = "fp32",
 ) -> Program:
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
-    lowered = lower(graph, loss, optimizer, recompute)
-    planned = plan(lowered, batch, CudaTarget())
+    scale = LOSS_SCALE.get(precision, 1.0)
+    lowered = lower(graph, loss, optimizer, recompute, scale)
+    planned = plan(lowered, batch, CudaTarget(precision))
     program = Program(lowered, planned, seed)
     program.attach(EmulatedMachine(planned, program.variables))
     return program

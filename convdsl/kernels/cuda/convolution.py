@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.frame import PLAIN, blocks, indent, kernel, over, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, planar, stores
-from convdsl.kernels.cuda.tiles import TILES, Tile, Work, choose
+from convdsl.kernels.cuda.tiles import DEPTH, Tile, Work, choose, tiles_for
 from convdsl.kernels.parts import Part, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution
@@ -31,7 +31,7 @@ def fits(family: Convolution) -> bool:
     return family.direction == "forward" or max(g.stride) == 1 or max(g.dilation) == 1
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
     """Pack the weights (once, where they do not change), then convolve; per part where several."""
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
@@ -39,7 +39,7 @@ def recipe(family: Convolution) -> Recipe:
     reason = ""
     for number, part in enumerate(parts):
         mark = str(number) if len(parts) > 1 else ""
-        reason = _Plan(family, part, mark).add(calls, temporaries)
+        reason = _Plan(family, part, mark, precision).add(calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -50,6 +50,7 @@ class _Plan:
     original: Convolution
     part: Part
     mark: str
+    precision: str
 
     @property
     def family(self) -> Convolution:
@@ -89,14 +90,19 @@ class _Plan:
     def add(self, calls: list[Call], temporaries: list[tuple[str, int]]) -> str:
         """Add the calls and temporaries; returns how the part is computed, for people."""
         family, s = self.family, self.sizes
-        depth = TILES[0].depth
+        depth = DEPTH
         flat = self.flat(depth)
         slices = -(-self.channels * s.taps // depth)
         if not flat:
             slices = -(-self.channels // depth) * s.taps
         pixels = family.batch * s.outputs
         work = choose(
-            self.filters, [pixels], slices * depth, family.groups, splittable=not self.spread
+            self.filters,
+            [pixels],
+            slices * depth,
+            family.groups,
+            tiles_for(self.precision),
+            splittable=not self.spread,
         )
         self._pack(calls, temporaries, flat)
         operands = [f"in{k}" for k in range(2, 2 + family.bias + _extra(family))]
@@ -226,6 +232,7 @@ class _Plan:
                 "convolve",
                 "pointwise" if self.pointwise else "flat" if flat else "",
                 f"{tile.rows}x{tile.columns}",
+                tile.precision if tile.on_tensor_cores else "",
                 "spread" if self.spread else "",
                 "partial" if partial else "",
             )

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convdsl.kernels.cuda import fragments
 from convdsl.kernels.cuda.frame import indent, over
-from convdsl.kernels.cuda.tiles import Tile
+from convdsl.kernels.cuda.tiles import PADS, Tile
 
 SIZES = ("row_tiles", "column_tiles", "splits", "slices")
 """The sizes that `body` reads besides those of the loaders and of the result."""
@@ -42,13 +43,12 @@ def body(tile: Tile, a: Loader, b: Loader, stores: Sequence[str]) -> list[str]:
     return [
         f"left = shared_floats({sizes[0] * tile.stages})",
         f"right = shared_floats({sizes[1] * tile.stages})",
-        f"total = local_floats({tile.height * tile.width})",
-        f"u = local_floats({tile.height})",
-        f"v = local_floats({tile.width})",
+        f"total = local_floats({tile.sums})",
+        *([] if tile.on_tensor_cores else [f"u = local_floats({tile.height})"]),
+        *([] if tile.on_tensor_cores else [f"v = local_floats({tile.width})"]),
         "thread = int64(cuda.threadIdx.x)",
         *place(tile),
-        f"for k in range({tile.height * tile.width}):",
-        "    total[k] = float32(0.0)",
+        *_zeros(tile),
         *a.setup,
         *b.setup,
         "fill = 0",
@@ -65,19 +65,27 @@ def body(tile: Tile, a: Loader, b: Loader, stores: Sequence[str]) -> list[str]:
         f"        fill = fill + 1 if fill < {tile.stages - 1} else 0",
         "    copy_async_commit()",
         f"    if step >= {tile.stages - 1}:",
-        f"        for k in range(0, {tile.depth}, {UNROLLED}):",
-        *indent(3, _sums(tile, a.stride, b.stride, sizes)),
+        *indent(2, _multiplied(tile, a.stride, b.stride, sizes)),
         f"        use = use + 1 if use < {tile.stages - 1} else 0",
+        *(fragments.exchanged(tile) if tile.on_tensor_cores else []),
         *stores,
     ]
+
+
+def _zeros(tile: Tile) -> list[str]:
+    """Statements that begin all sums."""
+    if tile.on_tensor_cores:
+        # With a loop here NVVM would keep the sums in memory, for no other loop runs over them.
+        return [f"total[{k}] = float32(0.0)" for k in range(tile.sums)]
+    return [f"for k in range({tile.sums}):", "    total[k] = float32(0.0)"]
 
 
 def place(tile: Tile) -> list[str]:
     """Statements that find a block's tile and share of slices, and a thread's place in the tile."""
     lanes = tile.columns // tile.width
+    own = [f"across = (thread & {lanes - 1}) * 4", f"down = ({over('thread', str(lanes))}) * 4"]
     return [
-        f"across = (thread & {lanes - 1}) * 4",
-        f"down = ({over('thread', str(lanes))}) * 4",
+        *(fragments.place(tile) if tile.on_tensor_cores else own),
         # Blocks that run at the same time should read the same columns, the larger factor.
         "block = int64(cuda.blockIdx.x)",
         "rest = quotient(block, row_tiles)",
@@ -90,6 +98,14 @@ def place(tile: Tile) -> list[str]:
         "first = quotient(split * slices, splits)",
         "count = quotient((split + 1) * slices, splits) - first",
     ]
+
+
+def _multiplied(tile: Tile, a: int, b: int, sizes: tuple[int, int]) -> list[str]:
+    """Statements that add the products of a slice, whose rows are ``a`` and ``b`` floats apart."""
+    if tile.on_tensor_cores:
+        return fragments.multiplied(tile, a, b, sizes)
+    loop = f"for k in range(0, {tile.depth}, {UNROLLED}):"
+    return [loop, *indent(1, _sums(tile, a, b, sizes))]
 
 
 def _sums(tile: Tile, a: int, b: int, sizes: tuple[int, int]) -> list[str]:
@@ -142,13 +158,14 @@ def along(
     ``at`` and ``inside`` also ``row``, the row of the slice.
     """
     pieces = extent // width
+    stride = extent + PADS.get(tile.precision, 0)
     number, apart, taking = copies(pieces, tile.threads, tile.depth)
     own, own_row = f"{side}_own", f"{side}_row"
     memory = "left" if side == "a" else "right"
     lines = [
         f"for copy in range({number}):",
         f"    row = {own_row} + copy * {apart}",
-        f"    copy_async{4 * width}({memory}, {{slot}} + row * {extent} + {own}, "
+        f"    copy_async{4 * width}({memory}, {{slot}} + row * {stride} + {own}, "
         f"{source}, {at}, {inside})",
     ]
     if taking < tile.threads:
@@ -160,7 +177,7 @@ def along(
             *setup,
         ],
         [*before, *lines],
-        extent,
+        stride,
         advance,
     )
 
@@ -183,15 +200,12 @@ def turned(
     apart = tile.threads // tile.depth
     assert extent % apart == 0
     memory = "left" if side == "a" else "right"
-    stride = extent + PAD
+    stride = extent + PADS.get(tile.precision, PAD)
     lines = [
         f"for copy in range({extent // apart}):",
-        f"    own = {over('thread', str(tile.depth))} + copy * {apart}"
-        if tile.depth > 1
-        else f"    own = thread + copy * {apart}",
+        f"    own = ({over('thread', str(tile.depth))}) + copy * {apart}",
         f"    copy_async4({memory}, {{slot}} + inner * {stride} + own, {source}, {at}, {inside})",
     ]
-    lines[1] = f"    own = ({over('thread', str(tile.depth))}) + copy * {apart}"
     return Loader(
         [f"inner = thread & {tile.depth - 1}", *setup], [*before, *lines], stride, advance
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.frame import EVERY, WARP, indent, kernel, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
-from convdsl.kernels.cuda.tiles import Tile, choose
+from convdsl.kernels.cuda.tiles import Tile, choose, tiles_for
 from convdsl.ops.families import Epilogue, Product
 from convdsl.plan.model import Call, Kernel, Recipe
 
@@ -20,11 +20,11 @@ WALKERS = 128
 SIZES = (*gemm.SIZES, "rows", "columns", "inner_size", "size", "N", "F", "P")
 
 
-def recipe(product: Product) -> Recipe:
+def recipe(product: Product, precision: str = "fp32") -> Recipe:
     """The kernel for the product's shape and the way its factors are stored."""
     if product.rows <= FEW and product.transpose_b and not product.transpose_a:
         return _walked(product)
-    return _tiled(product)
+    return _tiled(product, precision)
 
 
 def _result(product: Product, width: int) -> Result:
@@ -53,8 +53,9 @@ def _operands(product: Product) -> list[str]:
     return [f"in{k}" for k in range(2, 2 + count)]
 
 
-def _tiled(product: Product) -> Recipe:
-    work = choose(product.rows, [product.columns], product.inner)
+def _tiled(product: Product, precision: str) -> Recipe:
+    tiles = tiles_for(precision)
+    work = choose(product.rows, [product.columns], product.inner, tiles=tiles)
     tile = work.tile
     partial = work.splits > 1
     result = _result(product, 1 if product.columns % QUAD else QUAD)
@@ -113,7 +114,9 @@ def _kernel(product: Product, tile: Tile, result: Result, partial: bool) -> Kern
     lines = gemm.body(tile, a, b, ending)
     stored = ("t" if product.transpose_a else "n") + ("t" if product.transpose_b else "n")
     return kernel(
-        f"product_{stored}_{tile.rows}x{tile.columns}" + ("_partial" if partial else ""),
+        f"product_{stored}_{tile.rows}x{tile.columns}"
+        + (f"_{tile.precision}" if tile.on_tensor_cores else "")
+        + ("_partial" if partial else ""),
         [
             ("a", "float32"),
             ("b", "float32"),

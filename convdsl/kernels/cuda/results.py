@@ -92,16 +92,6 @@ def planar(epilogue: Epilogue | None) -> Epilogue | None:
     return epilogue.flattened() if epilogue else None
 
 
-def rows_of(tile: Tile, row: int) -> str:
-    """The row of the block's tile that is row number ``row`` of a thread's."""
-    return f"{row // QUAD * (tile.rows * QUAD // tile.height) + row % QUAD} + down"
-
-
-def columns_of(tile: Tile, column: int) -> str:
-    """The column of the block's tile that is column number ``column`` of a thread's."""
-    return f"{column // QUAD * (tile.columns * QUAD // tile.width) + column % QUAD} + across"
-
-
 def stores(
     tile: Tile, result: Result, columns: Sequence[str], partial: bool, rows: str = "rows"
 ) -> list[str]:
@@ -112,15 +102,16 @@ def stores(
     the block's first channel, and ``rows`` how many channels the group has.
     """
     lines = []
-    pieces = [str(q) for q in range(0, tile.width, result.width)]
+    offsets = tile.column_offsets
+    pieces = [str(q) for q in range(0, len(offsets), result.width)]
     for q in pieces:
-        lines.append(f"column{q} = column_start + {columns_of(tile, int(q))}")
+        lines.append(f"column{q} = column_start + across + {offsets[int(q)]}")
         lines += [line.format(q) for line in columns]
-    for row in range(tile.height):
+    for row, offset in enumerate(tile.row_offsets):
         inner = [f"channel = channel_start + row{row}"]
         for q in pieces:
             at = f"base{q} + channel * stride"
-            totals = [f"total[{row * tile.width + int(q) + k}]" for k in range(result.width)]
+            totals = [f"total[{row * len(offsets) + int(q) + k}]" for k in range(result.width)]
             loads, values = ([], totals) if partial else result.finished(totals, q, "at")
             piece = [f"at = {at}", *loads]
             target = "y[at + split * size]" if partial else "y[at]"
@@ -130,7 +121,7 @@ def stores(
                 place = target[2:-1]
                 piece.append(f"store4(y, {place}, {', '.join(values)})")
             inner += [f"if column{q} < columns:", *indent(1, piece)]
-        lines.append(f"row{row} = row_start + {rows_of(tile, row)}")
+        lines.append(f"row{row} = row_start + down + {offset}")
         lines += [f"if row{row} < {rows}:", *indent(1, inner)]
     return lines
 

@@ -32,8 +32,11 @@ class CudaTarget:
 
     Feature maps stay N×C×spatial (``lanes`` 1): a block's pixels lie side by side then, gathers
     are coalesced, channels need no padding, and nothing is reordered at a network's edges.
+    ``precision`` is what the factors of convolutions and products are rounded to before they are
+    multiplied; whatever is stored, and every sum, is float32.
     """
 
+    precision: str = "fp32"
     name: str = "cuda"
     lanes: int = 1
     threads: int = 1
@@ -42,13 +45,13 @@ class CudaTarget:
         """The fastest way there is for the family; its loop nest where there is no other."""
         match family:
             case Product():
-                return product.recipe(family)
+                return product.recipe(family, self.precision)
             case Convolution() if depthwise.fits(family):
                 return depthwise.recipe(family)
             case Convolution() if family.direction == "weight":
-                return weight_gradient.recipe(family)
+                return weight_gradient.recipe(family, self.precision)
             case Convolution() if convolution.fits(family):
-                return convolution.recipe(family)
+                return convolution.recipe(family, self.precision)
             case Map():
                 return maps.recipe(family)
             case Reduction():

@@ -25,27 +25,72 @@ BANDWIDTH = 1_400
 """Bytes of memory the whole device moves in a cycle."""
 
 
+DEPTH = 16
+"""Rows of a slice, the same for all tiles: how weights are packed depends on it."""
+RATES = {"fp32": 1, "tf32": 4, "bf16": 8, "fp16": 8}
+"""How many times as fast as float32 units tensor cores multiply (A100)."""
+PADS = {"tf32": 8, "bf16": 4, "fp16": 4}
+"""Floats between rows of a slice, with which the lanes of a fragment meet 32 different banks."""
+
+
 @dataclass(frozen=True)
 class Tile:
-    """What a block and a thread compute of rows×columns, and how deep the slices are."""
+    """What a block computes of rows×columns, and how.
+
+    With the precision ``fp32`` a thread computes height×width of it; with another a warp does, on
+    tensor cores, with the factors rounded to that precision and sums in float32.
+    """
 
     rows: int
     columns: int
     height: int = 8
     width: int = 8
-    depth: int = 16
     stages: int = 2
     """Slices in shared memory: one is used while the others arrive."""
+    precision: str = "fp32"
+    depth: int = DEPTH
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        return self.precision != "fp32"
 
     @property
     def threads(self) -> int:
-        return self.rows // self.height * (self.columns // self.width)
+        teams = self.rows // self.height * (self.columns // self.width)
+        return teams * 32 if self.on_tensor_cores else teams
 
     @property
-    def efficiency(self) -> float:
-        """The share of its cycles that a thread multiplies; the rest loads from shared memory."""
+    def sums(self) -> int:
+        """How many a thread keeps."""
+        return self.height * self.width // (32 if self.on_tensor_cores else 1)
+
+    @property
+    def row_offsets(self) -> list[int]:
+        """The rows whose sums a thread has in the end, counted from its first."""
+        if self.on_tensor_cores:
+            return list(range(0, self.height, 16))
+        apart = self.rows * 4 // self.height
+        return [row // 4 * apart + row % 4 for row in range(self.height)]
+
+    @property
+    def column_offsets(self) -> list[int]:
+        """The columns whose sums a thread has in the end, counted from its first; in fours."""
+        if self.on_tensor_cores:
+            return [first + k for first in range(0, self.width, 8) for k in range(4)]
+        apart = self.columns * 4 // self.width
+        return [column // 4 * apart + column % 4 for column in range(self.width)]
+
+    @property
+    def rate(self) -> float:
+        """Sums of a multiprocessor in a cycle, while all its threads are busy."""
+        if self.on_tensor_cores:
+            # Fragments are read from shared memory, 32 floats in a cycle.
+            reads = (self.height + self.width) / 32
+            multiplies = self.height * self.width / (LANES * RATES[self.precision])
+            return self.height * self.width / max(reads, multiplies)
+        # The rest of its cycles a thread reads factors.
         sums = self.height * self.width
-        return sums / (sums + 4 * (self.height + self.width) / 4 + 8)
+        return LANES * sums / (sums + self.height + self.width + 8)
 
     def __str__(self) -> str:
         return f"{self.rows}×{self.columns}"
@@ -65,6 +110,23 @@ TILES = (
 )
 
 
+def tiles_for(precision: str) -> tuple[Tile, ...]:
+    """The tiles to choose from."""
+    if precision == "fp32":
+        return TILES
+    shapes = (
+        (128, 128, 64, 32, 2),
+        (64, 128, 32, 64, 3),
+        (128, 64, 64, 32, 3),
+        (64, 64, 32, 32, 3),
+        (32, 128, 32, 32, 3),
+        (32, 64, 16, 32, 3),
+        (64, 32, 32, 16, 3),
+        (16, 128, 16, 32, 3),
+    )
+    return tuple(Tile(*shape, precision) for shape in shapes)
+
+
 @dataclass(frozen=True)
 class Work:
     """A tile, and into how many parts the sums over the inner axis are split."""
@@ -78,9 +140,10 @@ class Work:
         """The choice, for people who read plans."""
         split = f", sums in {self.splits} parts" if self.splits > 1 else ""
         plural = "s" if self.blocks > 1 else ""
+        tile = self.tile
+        who = f"a warp in {tile.precision}" if tile.on_tensor_cores else "a thread"
         return (
-            f"tiles of {self.tile}, {self.tile.height}×{self.tile.width} a thread{split}: "
-            f"{self.blocks} block{plural}"
+            f"tiles of {tile}, {tile.height}×{tile.width} {who}{split}: {self.blocks} block{plural}"
         )
 
 
@@ -125,7 +188,7 @@ def _cycles(work: Work, slices: int, result: int) -> float:
     together = min(each, resident(tile.threads))
     busy = min(1.0, together * tile.threads / 32 / WARPS)
     sums = tile.rows * tile.columns * tile.depth * -(-slices // work.splits)
-    cycles = each * sums / (LANES * busy * tile.efficiency) + START * -(-each // together)
+    cycles = each * sums / (tile.rate * busy) + START * -(-each // together)
     if work.splits > 1:
         cycles += LAUNCH + 2 * work.splits * result / BANDWIDTH
     return cycles

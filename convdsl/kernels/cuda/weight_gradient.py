@@ -13,13 +13,13 @@ from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.convolution import INSIDE, WASTE
 from convdsl.kernels.cuda.frame import kernel, over, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
-from convdsl.kernels.cuda.tiles import TILES, Tile, choose
+from convdsl.kernels.cuda.tiles import TILES, Tile, choose, tiles_for
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
-# A tile of 128×128 needs more registers than two blocks of 256 threads leave.
-CHOICE = tuple(tile for tile in TILES if tile.threads <= 128)
+MOST_THREADS = 128
+"""Of a block: with twice as many, two blocks leave too few registers for what is gathered."""
 SIZES = (
     *gemm.SIZES,
     *("columns", "rows", "size", "C", "CG", "F", "P", "each", "taps", "total_pixels"),
@@ -28,14 +28,15 @@ SIZES = (
 )
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
     """One product, and a sum of its parts where it is split."""
     s = sizes_of(family.geometry)
     channels, filters = family.channels // family.groups, family.filters // family.groups
     pixels = family.batch * s.outputs
     flat = channels < min(t.columns for t in TILES) / WASTE and s.taps > 1
     widths = [channels * s.taps] if flat else [channels] * s.taps
-    work = choose(filters, widths, pixels, family.groups, CHOICE)
+    tiles = [tile for tile in tiles_for(precision) if tile.threads <= MOST_THREADS]
+    work = choose(filters, widths, pixels, family.groups, tiles)
     tile = work.tile
     each = -(-widths[0] // tile.columns)
     made = _kernel(tile, s, flat, work.splits > 1)
@@ -103,6 +104,7 @@ def _kernel(tile: Tile, s: Sizes, flat: bool, partial: bool) -> Kernel:
     ]
     lines = gemm.body(tile, errors, images, ending)
     name = f"weight_gradient_{'flat_' if flat else ''}{tile.rows}x{tile.columns}"
+    name += f"_{tile.precision}" if tile.on_tensor_cores else ""
     return kernel(
         name + ("_partial" if partial else ""),
         [("x", "float32"), ("dy", "float32"), ("y", "float32")],
