@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from convdsl.compiler import lower
+from convdsl import compiler
 from convdsl.graph import Graph
-from convdsl.kernels.cuda.target import CudaTarget
-from convdsl.plan import plan
+from convdsl.plan import Target, plan
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
 from convdsl.runtime.program import Program
 from emulator.activity import Array
@@ -25,11 +24,12 @@ def compile_emulated(
     loss: Any = None,
     optimizer: object | None = None,
     seed: int = 0,
-    recompute: bool = False,
+    target: Target | None = None,
 ) -> Program:
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
-    lowered = lower(graph, loss, optimizer, recompute)
-    planned = plan(lowered, batch, CudaTarget())
+    target = target or compiler._target("cuda")
+    lowered = compiler._laid_out(compiler.lower(graph, loss, optimizer), target)
+    planned = plan(lowered, batch, target)
     program = Program(lowered, planned, seed)
     program.attach(EmulatedMachine(planned, program.variables))
     return program
