@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from convdsl.compiler import LOSS_SCALE, lower
+from convdsl import compiler
 from convdsl.graph import Graph
-from convdsl.kernels.cuda.target import CudaTarget
-from convdsl.plan import plan
+from convdsl.plan import Target, plan
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
 from convdsl.runtime.program import Program
 from emulator.activity import Array
@@ -25,13 +24,14 @@ def compile_emulated(
     loss: Any = None,
     optimizer: object | None = None,
     seed: int = 0,
-    recompute: bool = False,
+    target: Target | None = None,
     precision: str = "fp32",
 ) -> Program:
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
-    scale = LOSS_SCALE.get(precision, 1.0)
-    lowered = lower(graph, loss, optimizer, recompute, scale)
-    planned = plan(lowered, batch, CudaTarget(precision))
+    target = target or compiler._target("cuda", precision=precision)
+    scale = compiler.LOSS_SCALE.get(precision, 1.0)
+    lowered = compiler._laid_out(compiler.lower(graph, loss, optimizer, scale=scale), target)
+    planned = plan(lowered, batch, target)
     program = Program(lowered, planned, seed)
     program.attach(EmulatedMachine(planned, program.variables))
     return program

@@ -30,8 +30,8 @@ class Names:
     """The names of a function, found in one walk through it.
 
     ``assigned`` are all but parameters that it assigns to, ``carried`` the indices of loops that it
-    reads outside of their loops, too, ``local`` the memory of a thread's own. ``declarations`` counts
-    declarations of memory by line.
+    reads outside of their loops, too, ``local`` the memory of a thread's own; ``declarations``
+    counts declarations of memory by line.
     """
 
     def __init__(self, function: ast.FunctionDef) -> None:
