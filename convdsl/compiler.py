@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from convdsl.runtime.program import Program
 
 STAGES = ("ast", "graph", "plan", "python", "llvm", "asm", "ptx")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+LOSS_SCALE = {"fp16": 1024.0}
+"""By how much gradients are larger while they are computed, so that fp16's range holds them."""
 ACCURACIES = ("fast", "exact")
 
 
@@ -35,10 +37,12 @@ def compile(
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
+    On the GPU the ``precision`` is what the factors of convolutions and products are rounded to.
     """
     _check(batch, precision, optimizer, accuracy)
-    device = _target(target, threads, accuracy)
-    lowered = _laid_out(lower(graph, loss, optimizer, recompute), device)
+    device = _target(target, threads, accuracy, precision)
+    scale = LOSS_SCALE.get(precision, 1.0)
+    lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
     planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
@@ -59,12 +63,16 @@ def lower(
     loss: str | Loss | None = None,
     optimizer: object | None = None,
     recompute: bool = False,
+    scale: float = 1.0,
 ) -> Graph:
-    """The graph in primitive ops: for inference, or with a loss, gradients and updates."""
+    """The graph in primitive ops: for inference, or with a loss, gradients and updates.
+
+    Gradients are ``scale`` times as large while they are computed.
+    """
     graph = passes.specialise(graph, training=loss is not None)
     if loss is not None:
         graph = passes.add_loss(passes.expand(graph, keep_differentiable=True), loss)
-        graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs))
+        graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs), scale)
     if isinstance(optimizer, passes.Optimizer):
         graph = passes.add_updates(graph, optimizer)
     graph = passes.expand(graph)
@@ -90,8 +98,9 @@ def emit(
         return listings.tree(network.file)
     if stage == "graph" and not train:
         return listings.graph(network.graph)
-    lowered = lower(network.graph, "cross_entropy" if train else None)
-    device = _target("cuda" if stage == "ptx" else target, accuracy=accuracy)
+    scale = LOSS_SCALE.get(precision, 1.0)
+    lowered = lower(network.graph, "cross_entropy" if train else None, scale=scale)
+    device = _target("cuda" if stage == "ptx" else target, None, accuracy, precision)
     lowered = _laid_out(lowered, device)
     if stage == "graph":
         return listings.graph(lowered)
@@ -105,7 +114,7 @@ def emit(
 
 def _machine_code(planned: Plan, stage: str, arch: str) -> str:
     if stage == "ptx":
-        from convdsl.runtime.cuda import ptx
+        from convdsl.runtime.cuda_compilation import ptx
 
         return "\n".join(ptx(kernel, arch) for kernel in planned.kernels)
     if planned.target != "cpu":
@@ -120,8 +129,16 @@ def _laid_out(graph: Graph, target: Target) -> Graph:
     return passes.block(graph, target.lanes) if target.lanes > 1 else graph
 
 
-def _target(name: str, threads: int | None = None, accuracy: str = "fast") -> Target:
+def _target(
+    name: str, threads: int | None = None, accuracy: str = "fast", precision: str = "fp32"
+) -> Target:
     if name == "cpu":
+        if precision != "fp32":
+            raise problem(
+                "E511",
+                f"the precision `{precision}` is not to be had on the cpu",
+                "there it is fp32; `--target cuda` has the others",
+            )
         from convdsl.kernels.cpu.target import CpuTarget
         from convdsl.runtime.cache import host_lanes
         from convdsl.runtime.cpu import thread_count
@@ -130,7 +147,7 @@ def _target(name: str, threads: int | None = None, accuracy: str = "fast") -> Ta
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 
-        return CudaTarget()
+        return CudaTarget(precision)
     raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
 
 

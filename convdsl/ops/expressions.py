@@ -169,7 +169,7 @@ FUNCTIONS: dict[str, Function] = {
     "cast": Function("float32({0})", lambda x: x * _numpy().float32(1), flops=0, result="float32"),
     "exp": Function("exp({0})", _np("exp"), lambda a: (exp(a),)),
     "logistic": Function(
-        "logistic({0})",
+        "(float32(1.0) / (float32(1.0) + exp(-{0})))",
         lambda a: 1 / (1 + _numpy().exp(-a)),
         lambda a: (logistic(a) * (1.0 - logistic(a)),),
         flops=4,
@@ -236,7 +236,7 @@ def exp(x: Operand) -> Expr:
 
 
 def logistic(x: Operand) -> Expr:
-    """1 / (1 + exp(−x)), for targets that have a shorter way to it."""
+    """1 / (1 + exp(−x)), to which a target may have a shorter way."""
     return apply("logistic", x)
 
 

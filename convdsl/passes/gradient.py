@@ -42,15 +42,16 @@ def add_loss(graph: Graph, loss: str | Loss) -> Graph:
     )
 
 
-def add_gradients(graph: Graph, by: Sequence[Value]) -> Graph:
+def add_gradients(graph: Graph, by: Sequence[Value], scale: float = 1.0) -> Graph:
     """The graph with the gradients of its first output, a scalar, as further outputs.
 
     They are called ``gradient of NAME`` in the order of ``by``. A value that the scalar does not
-    depend on has a gradient of zeros.
+    depend on has a gradient of zeros. With a ``scale`` they are computed that many times as large,
+    which keeps small ones representable in half precision, and divided by it in the end.
     """
     (_, loss), *_ = graph.outputs
     b = Builder(graph)
-    parts: dict[Value, list[Value]] = {loss: [_filled(b, 1.0, loss.type)]}
+    parts: dict[Value, list[Value]] = {loss: [_filled(b, scale, loss.type)]}
     wanted = set(by)
     for node in graph.nodes:
         if any(v in wanted for v in node.inputs):
@@ -70,6 +71,8 @@ def add_gradients(graph: Graph, by: Sequence[Value]) -> Graph:
     for value in by:
         b.prefix = f"{value.name}.gradient."
         total = _total(b, parts.get(value))
+        if total is not None and scale != 1.0:
+            total = compute(b, operand(0) * (1.0 / scale), [total], total.type)
         gradients.append((f"gradient of {value.name}", total or _filled(b, 0.0, value.type)))
     return graph.replace(
         variables=tuple(b.variables),

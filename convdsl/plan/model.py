@@ -29,11 +29,14 @@ class Kernel:
     source: str
     options: tuple[str, ...] = ()
     """The floating-point liberties its arithmetic may take: LLVM fast-math flags."""
+    threads: int = 0
+    """Threads of a block, where the target has blocks; else 0."""
 
     @cached_property
     def key(self) -> str:
         """A hash of everything that decides the compiled code."""
-        text = "\n".join((self.name, *self.options, self.source))
+        block = (f"{self.threads} threads",) if self.threads else ()
+        text = "\n".join((self.name, *self.options, *block, self.source))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -42,8 +45,8 @@ class Call:
     """One launch of a kernel within a recipe.
 
     ``operands`` name the kernel's buffers: ``in0``, ``in1``, …, ``out``, or a temporary of the
-    recipe. ``work`` is the number of independent units it can be split into, ``cost`` a rough count
-    of operations, on vectors where the kernel works on them.
+    recipe. ``work`` is the number of independent units it can be split into (on a GPU the blocks of
+    its grid), ``cost`` a rough count of operations, on vectors where the kernel works on them.
     """
 
     kernel: Kernel

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -159,6 +160,24 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+def kept(name: str, make: Callable[[], str]) -> str:
+    """A text that the cache keeps under a name, made where it is missing."""
+    path = folder() / name
+    content = _read(path)
+    if content is not None:
+        with suppress(OSError):
+            os.utime(path)  # tells `prune` that it is in use
+        return content.decode()
+    text = make()
+    _write(path, text.encode())
+    return text
+
+
+def has(name: str) -> bool:
+    """Whether the cache keeps a text under a name."""
+    return (folder() / name).is_file()
 
 
 # -- machine code ----------------------------------------------------------------------------

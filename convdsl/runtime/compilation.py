@@ -37,23 +37,24 @@ SHOWN_AFTER = 2.0
 _lock = threading.RLock()
 
 
-def load(kernels: Sequence[Kernel], cores: int) -> None:
+def load(kernels: Sequence[Kernel], most: int) -> None:
     """Have the kernels and the launcher ready to run: from the cache, compiled where missing.
 
-    Compiles on so many cores. Raises CompileError E511 where the cache's size limit is none.
+    Compiles on at most so many cores. Raises CompileError E511 where the cache's size limit is
+    none.
     """
     limit = cache.size_limit()
     with _lock:
         missing = [kernel for kernel in kernels if not cache.is_compiled(kernel)]
         if missing or not cache.launcher_is_compiled():
-            _compile(missing, min(cores, _cores()))
+            _compile(missing, min(most, cores()))
             cache.prune(limit)
         cache.launcher()
         for kernel in kernels:
             cache.compiled(kernel)
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -137,7 +138,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=_environment(),
+            env=worker_environment(),
             process_group=0,  # Ctrl-C reaches this process, which ends the worker
         )
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -179,7 +180,7 @@ class _Worker:
         return bool(line) and json.loads(line) == expected
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """What makes a worker find the same modules and the same cache, and use one core."""
     single = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     modules = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -196,7 +197,7 @@ def _work() -> None:
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     print(json.dumps({"ready": str(cache.folder())}), file=answers, flush=True)
     while True:
-        kernel = _kernel(lines.get())
+        kernel = kernel_of(lines.get())
         with suppress(Exception):  # the parent will meet it, too, and tell
             cache.compiled(kernel)
         stored = kernel.key if cache.is_stored(kernel) else None
@@ -211,7 +212,7 @@ def _read(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _kernel(line: str) -> Kernel:
+def kernel_of(line: str) -> Kernel:
     return Kernel(**{name: _tuples(value) for name, value in json.loads(line).items()})
 
 

@@ -39,6 +39,8 @@ class _Memory:
 class CpuMachine:
     """A plan with its memory, ready to run. Not safe for threads: the caller holds a lock."""
 
+    takes_device_arrays = False
+
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
         self.threads = plan.threads
@@ -87,6 +89,9 @@ class CpuMachine:
             data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
             self._views[key] = data.view(buffer.dtype).reshape(shape)
         return self._views[key]
+
+    def fetch(self) -> None:
+        """Nothing: variables are the caller's own memory."""
 
     def poison(self) -> None:
         """Fill the memory with NaN and the zones around it with a pattern; for tests."""

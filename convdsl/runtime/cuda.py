@@ -1,145 +1,165 @@
-"""Runs plans on an NVIDIA GPU, or under Numba's simulator."""
+"""Runs plans on an NVIDIA GPU: one arena, resident variables, and launches recorded once.
+
+Parameters stay on the device between calls and come back when somebody asks for them. The launches
+of a call are captured as a CUDA graph at the first one and replayed afterwards, so that hundreds of
+small kernels cost one launch.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from convdsl.diagnostics import problem
-from convdsl.plan.model import Buffer, Kernel, Plan, Step
-from convdsl.runtime import cache as files
+from convdsl.plan.model import Buffer, Plan, Step
+from convdsl.runtime import cuda_compilation
+from convdsl.runtime.driver import Device
 
 Array = np.ndarray
 
-OLDEST = 75
-"""The first compute capability, times ten, that CUDA 13 compiles for."""
-THREADS = 128
-"""Threads of a block of the plain kernels."""
 
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """An output where it was computed, for torch and CuPy to take as it is.
 
-@cache
-def _function(kernel: Kernel) -> Any:
-    return files.function(kernel, "convdsl.runtime.cuda_native")
+    Its memory is the program's, and the next call writes into it.
+    """
 
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+    owner: object
 
-@cache
-def _compiled(kernel: Kernel) -> Any:
-    from numba import cuda
-
-    return cuda.jit(_function(kernel))
-
-
-def require_device() -> None:
-    """Raise CompileError E512 where there is no GPU to run on."""
-    try:
-        from numba import cuda
-
-        available = cuda.is_available()
-    except Exception:  # a broken driver installation may raise anything at all
-        available = False
-    if not available:
-        raise problem(
-            "E512",
-            "there is no CUDA driver or no GPU on this machine",
-            "`convdsl compile --emit ptx` works without one; `--target cpu` runs here",
-        )
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": np.dtype(self.dtype).str,
+            "data": (self.address, False),
+            "strides": None,
+            "version": 3,
+        }
 
 
 class CudaMachine:
-    """A plan with its memory on the device. Parameters stay there between calls."""
+    """A plan with its memory on the device. Not safe for threads: the caller holds a lock.
+
+    Raises CompileError E512 where there is no device, E514 for whatever its driver refuses.
+    """
+
+    takes_device_arrays = True
 
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
-        require_device()
-        from numba import cuda
-
         self.plan = plan
+        self.device = Device()
         self._host = variables
-        self._arena = cuda.device_array(max(plan.arena_bytes, 8), np.uint8)
-        self._constants = cuda.device_array(max(plan.constant_bytes, 8), np.uint8)
-        self._variables: dict[str, Any] = {}
-        self._inputs: dict[str, Any] = {}
+        self._arena = self.device.allocate(plan.arena_bytes, self)
+        self._constants = self.device.allocate(plan.constant_bytes, self)
+        self._addresses: dict[str, int] = {}
+        self._staging: dict[str, Array] = {}
+        written = {step.buffers[-1] for step in plan.steps}
+        for port in plan.variables:
+            self._addresses[port.name] = self.device.allocate(port.buffer.bytes, self)
+            set_by_host = port.role == "state" and port.buffer not in written
+            if port.role in ("input", "target") or set_by_host:
+                self._staging[port.name] = self.device.staging(port.buffer.bytes, self)
+        # Such as the learning rate and the random key, which are set before every step.
+        self._settings = [name for name in self._staging if name in variables]
+        self._newer = False
+        """Whether the device's variables have changed since the host saw them."""
+        self._graphs: dict[tuple[int, int], Any] = {}
+        texts = cuda_compilation.load(plan.kernels, self.device.arch)
+        self._functions = {
+            kernel.key: self.device.load(
+                texts[kernel.key],
+                cuda_compilation.entry(texts[kernel.key]),
+                len(kernel.pointers) + len(kernel.sizes),
+            )
+            for kernel in plan.kernels
+        }
+        for buffer, values in plan.tables:
+            self.device.send(self._address(buffer), np.array(values, buffer.dtype))
+        self.device.wait()
 
     def prepare(self) -> None:
         """Send all variables, then compute what depends on parameters alone."""
-        from numba import cuda
-
+        self.device.enter()
         for name, array in self._host.items():
-            self._variables[name] = cuda.to_device(array.reshape(-1))
-        for buffer, values in self.plan.tables:
-            self._memory(buffer).copy_to_device(np.array(values, buffer.dtype))
-        self._run(self.plan.prepare)
+            self.device.send(self._addresses[name], array)
+        self._newer = False
+        self._launch(self.plan.prepare)
+        self.device.wait()
 
-    def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None:
-        """Run steps [first, last) on contiguous arrays of the right types."""
-        from numba import cuda
+    def run(self, inputs: Mapping[str, Any], first: int, last: int) -> None:
+        """Run steps [first, last) on arrays of the right types, of the host or of the device.
 
-        self._inputs = {n: cuda.to_device(a.reshape(-1)) for n, a in inputs.items()}
-        for name, array in self._host.items():
-            # The learning rate and the random key are set on the host before every step.
-            if array.size == 1:
-                self._variables[name].copy_to_device(array.reshape(-1))
-        self._run(self.plan.steps[first:last])
-        if last > self.plan.forward:
-            for name, array in self._host.items():
-                array[...] = self._variables[name].copy_to_host().reshape(array.shape)
+        Inputs are sent with the first step; the others go on with the same ones.
+        """
+        self.device.enter()
+        if first == 0:
+            for name, array in inputs.items():
+                self._give(name, array)
+        for name in self._settings:
+            self._give(name, self._host[name])
+        if last - first < 2:
+            self._launch(self.plan.steps[first:last])
+        else:
+            self.device.replay(self._graph(first, last))
+        self._newer = self._newer or last > self.plan.forward
+        # The staging memory is free again, and a clock that stops now has measured the work.
+        self.device.wait()
 
     def view(self, buffer: Buffer, shape: tuple[int, ...]) -> Array:
         """A copy of a buffer on the host."""
-        host: Array = self._memory(buffer).copy_to_host()
-        return host.reshape(shape)
+        self.device.enter()
+        found = np.empty(shape, buffer.dtype)
+        self.device.fetch(found, self._address(buffer))
+        return found
 
-    def _run(self, steps: tuple[Step, ...]) -> None:
-        from numba import cuda
+    def on_device(self, buffer: Buffer, shape: tuple[int, ...]) -> DeviceArray:
+        """A buffer where it is."""
+        return DeviceArray(self._address(buffer), shape, buffer.dtype, self)
 
+    def fetch(self) -> None:
+        """Bring the host's memory of all variables up to date."""
+        if not self._newer:
+            return
+        self.device.enter()
+        for name, array in self._host.items():
+            if name not in self._settings:
+                self.device.fetch(array, self._addresses[name])
+        self._newer = False
+
+    def _give(self, name: str, array: Any) -> None:
+        """Let an array be the value of an input or of a state."""
+        address = self._addresses[name]
+        if hasattr(array, "__cuda_array_interface__"):
+            # One copy on the device: a captured graph reads from where it always did.
+            self.device.wait_for_others()
+            source = array.__cuda_array_interface__["data"][0]
+            self.device.move(address, source, self._staging[name].nbytes)
+            return
+        staging = self._staging[name]
+        staging[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.device.send(address, staging)
+
+    def _graph(self, first: int, last: int) -> Any:
+        """The launches of steps [first, last), captured at the first time."""
+        if (first, last) not in self._graphs:
+            steps = self.plan.steps[first:last]
+            self._graphs[first, last] = self.device.captured(lambda: self._launch(steps))
+        return self._graphs[first, last]
+
+    def _launch(self, steps: tuple[Step, ...]) -> None:
         for step in steps:
-            blocks = math.ceil(step.work / THREADS)
-            arguments = [self._memory(b) for b in step.buffers]
-            _compiled(step.kernel)[blocks, THREADS](*arguments, *step.sizes)
-        cuda.synchronize()
+            arguments = [*(self._address(b) for b in step.buffers), *step.sizes]
+            function = self._functions[step.kernel.key]
+            self.device.launch(function, step.work, step.kernel.threads, arguments)
 
-    def _memory(self, buffer: Buffer) -> Any:
-        if buffer.place == "input":
-            return self._inputs[buffer.name]
-        if buffer.place == "variable":
-            return self._variables[buffer.name]
-        memory = self._arena if buffer.place == "arena" else self._constants
-        return memory[buffer.offset : buffer.offset + buffer.bytes].view(np.dtype(buffer.dtype))
-
-
-def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
-    """The PTX of a kernel; needs the toolkit's libraries but no device.
-
-    Raises CompileError E511 for an unknown architecture, E513 where the toolkit is missing.
-    """
-    if not arch.removeprefix("sm_").isdigit():
-        raise problem("E511", f"`{arch}` is not an architecture", "for example sm_80 or sm_90")
-    number = int(arch.removeprefix("sm_"))
-    if number < OLDEST:
-        raise problem("E511", f"`{arch}` is too old", f"sm_{OLDEST} is the oldest architecture")
-    try:
-        from numba import cuda, types
-
-        element = {"float32": types.float32, "int64": types.int64}
-        buffers = [element[dtype][::1] for _, dtype in kernel.pointers]
-        signature = (*buffers, *[types.int64] * len(kernel.sizes))
-        text: str = cuda.compile(
-            _function(kernel),
-            signature,
-            device=False,
-            abi="numba",
-            cc=divmod(number, 10),
-            output="ptx",
-        )[0]
-    except Exception as reason:
-        if type(reason).__module__.startswith("numba.core"):
-            raise
-        raise problem(
-            "E513",
-            f"PTX cannot be made here: {str(reason).splitlines()[0]}",
-            "`pip install 'convdsl[cuda]'` brings what it needs",
-        ) from None
-    return text
+    def _address(self, buffer: Buffer) -> int:
+        if buffer.place in ("input", "variable"):
+            return self._addresses[buffer.name]
+        start = self._arena if buffer.place == "arena" else self._constants
+        return start + buffer.offset

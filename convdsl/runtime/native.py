@@ -331,11 +331,6 @@ def _tanh(x: Any) -> Any:
     return (lambda x: _vector_tanh(x)) if isinstance(x, VectorType) else None
 
 
-def logistic(x: Any) -> Any:
-    """1 / (1 + exp(−x)), of a number or a vector."""
-    raise NotImplementedError
-
-
 @intrinsic
 def _scaled(typing_context: Any, y: Any, n: Any) -> Any:
     """y·2ⁿ for an integer n that was rounded by adding 1.5·2²³: it is in the lowest bits."""
@@ -350,7 +345,8 @@ def _scaled(typing_context: Any, y: Any, n: Any) -> Any:
 
 
 @inlined
-def _vector_logistic(x: Any) -> Any:
+def logistic(x: Any) -> Any:
+    """1 / (1 + exp(−x)) of a vector."""
     # As _vector_exp of −x, but where that leaves the normal numbers the result is 0 or 1 anyway.
     low, high, rounder = float32(-87.0), float32(87.0), float32(12582912.0)
     a = select(x < low, low, select(x > high, high, x))
@@ -364,13 +360,6 @@ def _vector_logistic(x: Any) -> Any:
     p = p * r + float32(5.0000001201e-1)
     y = float32(1.0) / (float32(1.0) + _scaled(p * (r * r) + r + float32(1.0), t))
     return select(x == x, y, x)
-
-
-@overload(logistic, strict=False)
-def _logistic(x: Any) -> Any:
-    if isinstance(x, VectorType):
-        return lambda x: _vector_logistic(x)
-    return lambda x: float32(1.0) / (float32(1.0) + exp(-x))
 
 
 def _number(x: Any, lane: Any) -> Any:

@@ -31,8 +31,15 @@ MARK = "convdsl-package"
 def write(program: Program, directory: str | Path) -> list[Path]:
     """Write the package and return its files; the same program gives the same bytes.
 
-    Raises CompileError E504 where the folder cannot be written or holds something else.
+    Raises CompileError E504 where the folder cannot be written or holds something else, E510 for
+    a program of another target than the CPU.
     """
+    if program.plan.target != "cpu":
+        raise problem(
+            "E510",
+            "a package runs on the cpu alone",
+            "`--emit python` and `--emit ptx` print the kernels of the cuda target",
+        )
     folder = Path(directory)
     try:
         if folder.exists() and (not folder.is_dir() or _foreign(folder)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,11 +23,17 @@ Array = np.ndarray
 class Machine(Protocol):
     """A device with a plan loaded."""
 
+    takes_device_arrays: bool
+    """Whether inputs may be arrays of a GPU, by ``__cuda_array_interface__``."""
+
     def prepare(self) -> None: ...
 
     def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None: ...
 
     def view(self, buffer: Buffer, shape: tuple[int, ...]) -> Array: ...
+
+    def fetch(self) -> None:
+        """Bring the program's memory of its variables up to date."""
 
 
 class Program:
@@ -80,6 +87,21 @@ class Program:
         with self._lock:
             self._execute(inputs)
             results = tuple(self._copy(port) for port in self.plan.outputs)
+        return results[0] if len(results) == 1 else results
+
+    def on_device(self, *x: Any) -> Any:
+        """Like a call, but the output stays where it was computed, on the GPU.
+
+        It has a ``__cuda_array_interface__``, so that torch and CuPy take it without a copy; the
+        program's next call writes into it. Raises TypeError for a program that runs elsewhere.
+        """
+        if not self.machine.takes_device_arrays:
+            raise TypeError("this program does not run on a GPU")
+        inputs = self._checked([p for p in self._inputs if p.role == "input"], x)
+        with self._lock:
+            self._execute(inputs)
+            machine: Any = self.machine
+            results = tuple(machine.on_device(p.buffer, p.shape) for p in self.plan.outputs)
         return results[0] if len(results) == 1 else results
 
     def value_and_grad(self, *arrays: Array) -> tuple[float, dict[str, Array]]:
@@ -140,7 +162,8 @@ class Program:
         if len(arrays) != len(ports):
             names = ", ".join(p.name for p in ports)
             raise ValueError(f"expected {len(ports)} arrays ({names}), got {len(arrays)}")
-        return {p.name: _checked(p, a) for p, a in zip(ports, arrays, strict=True)}
+        remote = self.machine.takes_device_arrays
+        return {p.name: _checked(p, a, remote) for p, a in zip(ports, arrays, strict=True)}
 
     def profile(self, *arrays: Array, repeats: int = 5) -> list[tuple[str, str, float]]:
         """For every step: the layer, its kernel and the median seconds it takes."""
@@ -170,6 +193,8 @@ class Program:
 
     def _read_only(self, role: str) -> Mapping[str, Array]:
         found = {}
+        if self._machine is not None:
+            self._machine.fetch()
         for variable in self.graph.variables:
             if variable.role == role:
                 view = self._variables[variable.name].view()
@@ -184,6 +209,8 @@ class Program:
         """
         files.check_update(self.graph, arrays)
         with self._lock:
+            if self._machine is not None:
+                self._machine.fetch()
             for name, array in arrays.items():
                 self._variables[name][...] = array
             self._stale = True
@@ -203,17 +230,35 @@ class Program:
         files.write(path, {**self.parameters, **self.buffers})
 
 
-def _checked(port: Port, array: Array) -> Array:
+def _checked(port: Port, array: Any, remote: bool = False) -> Any:
+    if remote and hasattr(array, "__cuda_array_interface__"):
+        return _checked_remote(port, array)
     given = np.asarray(array)
     kinds = "f" if port.dtype == "float32" else "iu"
     if given.shape != port.shape or given.dtype.kind not in kinds or given.dtype.itemsize > 8:
-        raise ValueError(
-            f"`{port.name}` takes {port.dtype} of shape {port.shape}, "
-            f"got {given.dtype} of shape {given.shape}"
-        )
+        raise _misfit(port, given.dtype, given.shape)
     if port.dtype == "float32" and given.dtype != np.float32:
-        raise ValueError(
-            f"`{port.name}` takes float32 of shape {port.shape}, "
-            f"got {given.dtype} of shape {given.shape}"
-        )
+        raise _misfit(port, given.dtype, given.shape)
     return np.ascontiguousarray(given, port.dtype)
+
+
+def _checked_remote(port: Port, array: Any) -> Any:
+    """An array of a GPU, which has to be as the kernels read it."""
+    described = array.__cuda_array_interface__
+    dtype, shape = np.dtype(described["typestr"]), tuple(described["shape"])
+    if dtype != np.dtype(port.dtype) or shape != port.shape:
+        raise _misfit(port, dtype, shape)
+    strides = described.get("strides")
+    if strides is not None and tuple(strides) != _strides(shape, dtype.itemsize):
+        raise ValueError(f"`{port.name}` takes a contiguous array on the GPU")
+    return array
+
+
+def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
+    return tuple(item * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _misfit(port: Port, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"`{port.name}` takes {port.dtype} of shape {port.shape}, got {dtype} of shape {shape}"
+    )

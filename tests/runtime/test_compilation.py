@@ -34,7 +34,7 @@ def workers(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(compilation, "_Worker", start)
-    monkeypatch.setattr(compilation, "_cores", lambda: 2)
+    monkeypatch.setattr(compilation, "cores", lambda: 2)
     return started
 
 
@@ -135,7 +135,7 @@ def test_this_process_does_what_a_worker_does_not(script, workers, folder, tmp_p
 
 
 def test_a_process_that_cannot_be_started_is_done_without(monkeypatch, tmp_path):
-    monkeypatch.setattr(compilation, "_cores", lambda: 2)
+    monkeypatch.setattr(compilation, "cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     compilation.load(KERNELS, 2)
     assert outcomes() == [2, 3, 4]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from emulator import compile_emulated
 from helpers import relative_error, torch_op
 
 from convdsl import compiler
@@ -87,12 +88,23 @@ QUICK = {
     "MobileNetV2",
     "M5",
 }
-# Compiling takes seconds for every kernel.
+# Compiling for the CPU takes seconds for every kernel; the GPU's are emulated, which takes time for
+# every multiplication.
 QUICK_COMPILED = {"LeNet5_ScaledTanh", "TinyVGG", "ResNet20", "MobileNetV1_025", "M5"}
+QUICK_EMULATED = {*QUICK_COMPILED, "SqueezeNet"}
+COMPILERS = {"cpu": compiler.compile, "cuda": compile_emulated}
 
 
 def slow_but(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+def compiled_for_each(names):
+    """A target and a name: the quick ones of each target, and all the others slow."""
+    quick = {"cpu": QUICK_COMPILED, "cuda": QUICK_EMULATED}
+    cases = [(target, name) for target in COMPILERS for name in names]
+    marks = [[] if name in quick[target] else [pytest.mark.slow] for target, name in cases]
+    return [pytest.param(*case, marks=m) for case, m in zip(cases, marks, strict=True)]
 
 
 def reduced(name, size):
@@ -173,10 +185,10 @@ def test_gradients_are_torchs(name):
         assert difference < 1e-7 * max(np.abs(expected).max(), 0.1 * largest), variable.name
 
 
-@pytest.mark.parametrize("name", slow_but(SIZES | WITH_SEVERAL_OUTPUTS, QUICK_COMPILED))
-def test_compiled_forward_is_torchs(name):
+@pytest.mark.parametrize(("target", "name"), compiled_for_each(SIZES | WITH_SEVERAL_OUTPUTS))
+def test_compiled_forward_is_torchs(target, name):
     graph = reduced(name, (SIZES | WITH_SEVERAL_OUTPUTS)[name])
-    program = compiler.compile(graph, batch=BATCH)
+    program = COMPILERS[target](graph, batch=BATCH)
     arrays = drawn(graph)
     program.update({v.name: arrays[v.name] for v in (*graph.parameters, *graph.buffers)})
     x = arrays[graph.inputs[0].name]
@@ -213,10 +225,11 @@ def moved(arrays, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", COMPILERS)
 @pytest.mark.parametrize("name", SIZES)
-def test_compiled_gradients_are_torchs(name):
+def test_compiled_gradients_are_torchs(target, name):
     graph = without_dropout(reduced(name, SIZES[name]))
-    step = compiler.compile(graph, batch=BATCH, loss="cross_entropy")
+    step = COMPILERS[target](graph, batch=BATCH, loss="cross_entropy")
     arrays = drawn(compiler.lower(graph, "cross_entropy"))
     step.update({v.name: arrays[v.name] for v in (*graph.parameters, *graph.buffers)})
     loss, gradients = step.value_and_grad(arrays[graph.inputs[0].name], arrays["target"])

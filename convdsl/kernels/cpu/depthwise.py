@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convdsl.kernels.cpu import lanewise
-from convdsl.kernels.cpu.direct import Part, parts_of, turned
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.sizes import sizes_of, triple
 from convdsl.kernels.nests import INDENT
+from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.sizes import sizes_of, triple
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 

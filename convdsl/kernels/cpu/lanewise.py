@@ -6,8 +6,9 @@ from convdsl.ops.expressions import FUNCTIONS, Apply, Expr, Symbol, bare, substi
 from convdsl.ops.expressions import text as scalar_text
 from convdsl.ops.families import Epilogue, flat, operand
 
-# Where a condition chooses between numbers, vectors need a function.
+# Where a condition chooses between numbers, vectors need a function; some have a shorter way.
 SOURCES = {
+    "logistic": "logistic({0})",
     "maximum": "select({0} < {1}, {1}, {0})",
     "minimum": "select({0} > {1}, {1}, {0})",
     "select": "select({0}, {1}, {2})",

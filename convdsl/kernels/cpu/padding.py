@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convdsl.kernels.cpu.frame import kernel
-from convdsl.kernels.cpu.sizes import Sizes
+from convdsl.kernels.sizes import Sizes
 from convdsl.plan.model import Call, Kernel
 
 

@@ -6,8 +6,8 @@ import itertools
 import math
 
 from convdsl.kernels.cpu.frame import kernel
-from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.kernels.nests import INDENT
+from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Pooling, PoolingGradient
 from convdsl.plan.model import Call, Kernel, Recipe
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from convdsl.kernels.cpu.direct import LATENCY, NEAR, REGISTERS
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.kernels.nests import INDENT
+from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 

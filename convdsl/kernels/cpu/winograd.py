@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import lanewise
-from convdsl.kernels.cpu.direct import Tile, as_forward, tile_of
+from convdsl.kernels.cpu.direct import Tile, tile_of
 from convdsl.kernels.cpu.frame import kernel
-from convdsl.kernels.cpu.sizes import sizes_of
 from convdsl.kernels.nests import INDENT
+from convdsl.kernels.parts import as_forward
+from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from convdsl.kernels.nests import INDENT, decode, element
+from convdsl.kernels.cuda.frame import blocks, decode, indent, kernel
+from convdsl.kernels.nests import element
 from convdsl.ops.families import Family
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import Call, Recipe
 
 
 def recipe(family: Family) -> Recipe:
@@ -16,18 +17,20 @@ def recipe(family: Family) -> Recipe:
     statements = [*decode(nest.axes, "position"), *element(nest, "position")]
     words = set(re.findall(r"\w+", "\n".join(statements)))
     sizes = [("points", nest.points), *((n, v) for n, v in nest.sizes if n in words)]
-    pointers = (*nest.inputs, ("y", nest.result))
-    arguments = ", ".join([name for name, _ in pointers] + [name for name, _ in sizes])
-    lines = [
-        f"def {nest.name}({arguments}):",
-        f'{INDENT}"""{nest.name.replace("_", " ")}: a thread per element of the result."""',
-        f"{INDENT}position = cuda.grid(1)",
-        f"{INDENT}if position < points:",
-        *(INDENT * 2 + line for line in statements),
+    body = [
+        "position = int64(cuda.grid(1))",
+        "if position < points:",
+        *indent(1, statements),
     ]
-    kernel = Kernel(nest.name, pointers, tuple(name for name, _ in sizes), "\n".join(lines) + "\n")
+    made = kernel(
+        nest.name,
+        (*nest.inputs, ("y", nest.result)),
+        [name for name, _ in sizes],
+        body,
+        f"{nest.name.replace('_', ' ')}: a thread per element of the result.",
+    )
     operands = (*(f"in{k}" for k in range(len(nest.inputs))), "out")
     reduced = math.prod(nest.extent[a.size] for a in nest.reduced)
     values = tuple(value for _, value in sizes)
-    call = Call(kernel, operands, values, nest.points, nest.points * reduced)
+    call = Call(made, operands, values, blocks(nest.points), nest.points * reduced)
     return Recipe((call,), reason="loop nest, a thread per element")

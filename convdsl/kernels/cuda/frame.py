@@ -1,0 +1,87 @@
+"""The frame of a CUDA kernel: how its buffers and sizes arrive, and its block's place in the grid.
+
+Every kernel takes the addresses of its buffers and then its sizes, all as int64. Grids and blocks
+have one dimension: a plan's unit of work is a block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from convdsl.kernels.nests import INDENT
+from convdsl.ops.families import Axis
+from convdsl.plan.model import Kernel
+
+POINTER = {"float32": "floats", "int64": "ints"}
+PLAIN = 256
+"""Threads of a block where nothing speaks for another number."""
+WARP = 32
+EVERY = "0xFFFFFFFF"
+"""The mask of all threads of a warp."""
+
+
+def kernel(
+    name: str,
+    pointers: Sequence[tuple[str, str]],
+    sizes: Sequence[str],
+    body: Sequence[str],
+    doc: str,
+    threads: int = PLAIN,
+) -> Kernel:
+    """A kernel from the statements of its body, which every thread of every block executes."""
+    arguments = ", ".join([*(name for name, _ in pointers), *sizes])
+    lines = [f"def {name}({arguments}):", f'{INDENT}"""{doc}"""']
+    lines += [f"{INDENT}{pointer} = {POINTER[dtype]}({pointer})" for pointer, dtype in pointers]
+    lines += [INDENT + line for line in body]
+    source = "\n".join(lines) + "\n"
+    return Kernel(name, tuple(pointers), tuple(sizes), source, threads=threads)
+
+
+def indent(depth: int, lines: Iterable[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def used(sizes: Iterable[str], body: Sequence[str]) -> list[str]:
+    """Those of the sizes that the statements read."""
+    words = set(re.findall(r"\w+", "\n".join(body)))
+    return [name for name in sizes if name in words]
+
+
+def blocks(units: int, threads: int = PLAIN) -> int:
+    """How many blocks have a thread for each unit."""
+    return -(-units // threads)
+
+
+def resident(threads: int) -> int:
+    """How many blocks of so many threads a multiprocessor holds at least.
+
+    Their registers have to suffice for that: about 128 a thread for blocks of 256, 168 for less.
+    """
+    return -(-384 // threads)
+
+
+def over(number: str, by: str) -> str:
+    """A quotient, by a shift or in 32 bits."""
+    if by.isdigit():
+        value = int(by)
+        if value & (value - 1) == 0:
+            return f"{number} >> {value.bit_length() - 1}" if value > 1 else number
+    return f"quotient({number}, {by})"
+
+
+def decode(axes: Sequence[Axis], position: str, mark: str = "") -> list[str]:
+    """Statements that recover the axes' indices from a row-major position below 2³¹.
+
+    ``mark`` tells the statements' own variables from those of another position.
+    """
+    lines = []
+    rest = position
+    for k in range(len(axes) - 1, 0, -1):
+        index, size = axes[k].index, axes[k].size
+        lines.append(f"rest{k}{mark} = {over(rest, size)}")
+        lines.append(f"{index} = {rest} - rest{k}{mark} * {size}")
+        rest = f"rest{k}{mark}"
+    if axes:
+        lines.append(f"{axes[0].index} = {rest}")
+    return lines

@@ -1,0 +1,210 @@
+"""Sums, means and maxima on the GPU: a team of threads to a result, along what lies side by side.
+
+Teams add up by exchanging registers. Where results are fewer than the device is wide (a feature
+map's statistics), several teams share one and their parts are added up in a second launch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from convdsl.kernels.cuda import nests
+from convdsl.kernels.cuda.frame import EVERY, PLAIN, WARP, blocks, decode, indent, kernel, used
+from convdsl.kernels.cuda.results import QUAD
+from convdsl.kernels.cuda.tiles import PROCESSORS
+from convdsl.kernels.nests import START
+from convdsl.ops.expressions import Symbol, bare, operations, substitute, symbols
+from convdsl.ops.families import Axis, Reduction, flat, operand
+from convdsl.ops.families.maps import Loops
+from convdsl.plan.model import Call, Kernel, Recipe
+
+SHORT = 8
+"""Elements that one thread adds up alone."""
+LONG = 1 << 12
+"""Elements that are worth a team of their own where one result is shared."""
+
+
+def recipe(family: Reduction) -> Recipe:
+    """Teams; a thread to a result where neighbours are results, or where sums are short."""
+    loops = _loops(family)
+    if not _fits(family, loops):
+        return nests.recipe(family)
+    kept = [a for a, column in enumerate(loops.present) if column[0]]
+    results = math.prod(loops.sizes[a] for a in kept)
+    length = math.prod(loops.sizes) // results
+    team = WARP if length <= PLAIN and results >= PROCESSORS else PLAIN
+    parts = max(1, min(4 * PROCESSORS // results, length // LONG))
+    width = 1 if loops.sizes[-1] % QUAD else QUAD
+    made = _kernel(family, loops, team, width, parts > 1)
+    sizes = dict(zip((f"n{a}" for a in range(len(loops.sizes))), loops.sizes, strict=True))
+    named = {"results": results, "length": length, "parts": parts, **sizes}
+    target = "partials" if parts > 1 else "out"
+    operands = (*(f"in{k}" for k in range(len(family.present))), target)
+    cost = results * length * max(1, operations(family.expression))
+    teams = results * parts
+    call = Call(
+        made,
+        operands,
+        tuple(named[name] for name in made.sizes),
+        teams if team == PLAIN else blocks(teams, PLAIN // WARP),
+        cost,
+    )
+    who = f"{team} threads a result" + (f", in {parts} parts" if parts > 1 else "")
+    if parts == 1:
+        return Recipe((call,), reason=who)
+    added = _added(family)
+    again = Call(added, (target, "out"), (results, parts, length), blocks(results), teams)
+    return Recipe((call, again), ((target, teams),), who)
+
+
+def _loops(family: Reduction) -> Loops:
+    return Loops.merge(family.shape, [family.kept, *family.present], frozenset())
+
+
+def _fits(family: Reduction, loops: Loops) -> bool:
+    own = {operand(k) for k in range(len(family.present))}
+    if set(family.dtypes) != {"float32"} or not symbols(family.expression) <= own:
+        return False
+    if family.reducer == "winner" or not loops.sizes or loops.present[-1][0]:
+        return False
+    length = math.prod(n for n, c in zip(loops.sizes, loops.present, strict=True) if not c[0])
+    return length >= SHORT
+
+
+def _joined(family: Reduction, total: str, value: str) -> list[str]:
+    """Statements that bring a value into a total; a NaN makes every maximum NaN."""
+    if family.reducer == "sum":
+        return [f"{total} += {value}"]
+    return [f"if {value} > {total} or {value} != {value}:", f"    {total} = {value}"]
+
+
+def _exchanged(family: Reduction) -> list[str]:
+    """Statements after which every thread of a warp has its total."""
+    return [
+        "for step in range(5):",
+        f"    other = cuda.shfl_xor_sync({EVERY}, total, 16 >> step)",
+        *indent(1, _joined(family, "total", "other")),
+    ]
+
+
+def _finished(family: Reduction) -> str:
+    return "total / float32(length)" if family.mean else "total"
+
+
+def _name(family: Reduction) -> str:
+    return "mean" if family.mean else "maximum" if family.reducer == "maximum" else "sum"
+
+
+def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: bool) -> Kernel:
+    axes = [Axis(f"j{a}", f"n{a}") for a in range(len(loops.sizes))]
+    kept = [axis for axis, column in zip(axes, loops.present, strict=True) if column[0]]
+    rest = [axis for axis, column in zip(axes, loops.present, strict=True) if not column[0]]
+    start = START[family.reducer]
+    body = [
+        f"thread = int64(cuda.threadIdx.x) & {team - 1}",
+        "unit = int64(cuda.blockIdx.x)"
+        if team == PLAIN
+        else f"unit = int64(cuda.grid(1)) >> {WARP.bit_length() - 1}",
+    ]
+    # Warps whose result does not exist compute the last one again: all threads must exchange.
+    if team == WARP:
+        body.append("found = min(unit, results - 1)")
+    else:
+        body += (
+            ["found = quotient(unit, parts)", "part = unit - found * parts"]
+            if partial
+            else ["found = unit"]
+        )
+    body += decode(kept, "found", "_kept")
+    begin, end = "thread", "length"
+    if partial:
+        # In whole accesses, so that they stay aligned.
+        body += [
+            f"each = quotient(length + parts * {width} - 1, parts * {width}) * {width}",
+            "begin = part * each",
+            "end = min(begin + each, length)",
+        ]
+        begin, end = "begin + thread", "end"
+    step = f" * {width}" if width > 1 else ""
+    start_at = begin.replace("thread", f"thread{step}")
+    body += [
+        f"total = {start}",
+        f"for at in range({start_at}, {end}, {team * width}):",
+        *indent(1, decode(rest, "at", "_rest")),
+        *indent(1, _values(family, loops, axes, width)),
+        *_exchanged(family),
+    ]
+    target = "unit" if partial else "found"
+    result = "total" if partial else _finished(family)
+    if team == WARP:
+        body += ["if thread == 0 and unit < results:", f"    y[unit] = {result}"]
+    else:
+        body = [f"shared = shared_floats({PLAIN // WARP})", *body]
+        body += [
+            "if thread & 31 == 0:",
+            "    shared[thread >> 5] = total",
+            "cuda.syncthreads()",
+            "if thread == 0:",
+            f"    for warp in range(1, {PLAIN // WARP}):",
+            "        other = shared[warp]",
+            *indent(2, _joined(family, "total", "other")),
+            f"    y[{target}] = {result}",
+        ]
+    sizes = ("results", "length", "parts", *(axis.size for axis in axes))
+    name = f"{_name(family)}_by_{team}" + ("_fours" if width > 1 else "")
+    return kernel(
+        name + ("_partial" if partial else ""),
+        [*((f"x{k}", "float32") for k in range(len(family.present))), ("y", "float32")],
+        used(sizes, body),
+        body,
+        f"{_name(family)}: {bare(family.expression)}, {team} threads a result.",
+    )
+
+
+def _values(family: Reduction, loops: Loops, axes: Sequence[Axis], width: int) -> list[str]:
+    """Statements that bring an access' elements into the total."""
+    lines = []
+    names: list[list[str]] = []
+    for k in range(len(family.present)):
+        own = [a for a in range(len(axes)) if loops.present[a][k + 1]]
+        at = bare(
+            flat(
+                [Symbol(axes[a].index, "int64") for a in own],
+                [Symbol(axes[a].size, "int64") for a in own],
+            )
+        )
+        if own and own[-1] == len(axes) - 1 and width > 1:
+            names.append([f"v{k}_{q}" for q in range(width)])
+            lines.append(f"{', '.join(names[-1])} = load4(x{k}, {at})")
+        else:
+            names.append([f"v{k}"] * width)
+            lines.append(f"v{k} = x{k}[{at}]")
+    for q in range(width):
+        known = {operand(k): Symbol(n[q]) for k, n in enumerate(names)}
+        value = f"float32({bare(substitute(family.expression, known))})"
+        if family.reducer == "sum":
+            lines.append(f"total += {value}")
+        else:
+            lines += [f"value = {value}", *_joined(family, "total", "value")]
+    return lines
+
+
+def _added(family: Reduction) -> Kernel:
+    """The kernel that brings together the parts of every result."""
+    body = [
+        "unit = int64(cuda.grid(1))",
+        "if unit < results:",
+        f"    total = {START[family.reducer]}",
+        "    for part in range(parts):",
+        "        other = partials[unit * parts + part]",
+        *indent(2, _joined(family, "total", "other")),
+        f"    y[unit] = {_finished(family)}",
+    ]
+    return kernel(
+        f"{_name(family)}_of_parts",
+        [("partials", "float32"), ("y", "float32")],
+        ["results", "parts", "length"],
+        body,
+        f"{_name(family)} from parts: a thread a result.",
+    )

@@ -1,0 +1,232 @@
+"""CUDA kernels in the emulator against the interpreter: every op, random networks, training.
+
+The emulator reports races, accesses out of bounds and the like by itself: see `emulator`.
+"""
+
+import numpy as np
+import pytest
+from emulator import EmulatedMachine, EmulationError, compile_emulated
+from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from random_networks import Writer
+
+import convdsl
+from convdsl.compiler import lower
+from convdsl.kernels.cuda import convolution, product, tiles, weight_gradient
+from convdsl.ops import registry
+from convdsl.runtime.interpreter import evaluate
+
+SAMPLES = [s for op in registry().values() for s in op.samples]
+
+
+def run(graph, arrays, batch, loss=None):
+    """All outputs of the emulated program, whose memory holds NaN before."""
+    program = compile_emulated(graph, batch, loss)
+    single = {n: in_single(a) for n, a in arrays.items()}
+    for name, array in program.variables.items():
+        if name in single:
+            array[...] = single[name]
+    machine = program.machine
+    assert isinstance(machine, EmulatedMachine)
+    machine.prepare()
+    plan = program.plan
+    machine.run(
+        {p.name: single[p.name] for p in plan.variables if p.role in ("input", "target")},
+        0,
+        plan.forward,
+    )
+    return {p.name: machine.view(p.buffer, p.shape).copy() for p in plan.outputs}
+
+
+def in_single(array):
+    return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+def test_the_kernel_is_the_interpreter(sample):
+    graph = sample_network(sample).graph
+    for batch in (1, 3):
+        arrays = positive_buffers(graph, random_arrays(graph, batch, seed=batch))
+        expected = evaluate(graph, arrays)["output"]
+        assert relative_error(run(graph, arrays, batch)["output"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+def test_gradients_are_the_interpreters(sample):
+    """With the cross-entropy of the flattened result as the loss."""
+    text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
+    graph = convdsl.load_source(text).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
+    expected = evaluate(lowered, arrays)
+    actual = run(graph, arrays, 5, "cross_entropy")
+    # What variables become is compared with torch elsewhere.
+    assert set(actual) == {name for name in expected if not name.endswith("'")}
+    for name, value in actual.items():
+        assert relative_error(value, expected[name]) < 2e-5, name
+
+
+# -- random networks -------------------------------------------------------------------------
+
+
+def compare(seed):
+    """Forward and backward with a loss; every third one for inference, too."""
+    writer = Writer(seed)
+    text = writer.text()
+    graph = convdsl.load_source(text).graph
+    for loss in ("cross_entropy", None) if seed % 3 == 0 else ("cross_entropy",):
+        check_network(graph, writer.batch, loss, seed, f"seed {seed}\n{text}")
+
+
+def check_network(graph, batch, loss, seed, text):
+    """All outputs against the interpreter in float64, by norm."""
+    lowered = lower(graph, loss)
+    arrays = positive_buffers(lowered, random_arrays(lowered, batch, seed, np.float64))
+    for variable in lowered.parameters:
+        # Realistic scales, so that activations stay in range through twelve layers.
+        fan = max(1, variable.type.size // variable.type.shape[0])
+        arrays[variable.name] /= np.sqrt(fan)
+    expected = evaluate(lowered, arrays)
+    actual = run(graph, arrays, batch, loss)
+    assert set(actual) == {name for name in expected if not name.endswith("'")}
+    largest = max(np.linalg.norm(expected[name]) for name in actual)
+    for name, value in actual.items():
+        error = np.linalg.norm(value - expected[name])
+        # float32 through up to twelve layers, compared by norm; a gradient that is zero in exact
+        # arithmetic, as a bias's before batch norm, is rounding of what cancels, whose size the
+        # largest one tells.
+        scale = max(np.linalg.norm(expected[name]), 0.1 * largest)
+        assert error / scale < 2e-3, f"{name}: {text}"
+
+
+@pytest.mark.parametrize("start", range(0, 300, 20))
+def test_random_networks(start):
+    for seed in range(start, start + 20):
+        compare(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(6000, 8000, 50))
+def test_more_random_networks(start):
+    for seed in range(start, start + 50):
+        compare(seed)
+
+
+# -- tiles -----------------------------------------------------------------------------------
+
+# Sizes that are no multiple of any tile, so that every tile sticks out over the edges.
+EVERYTHING = """
+  conv 13@3x3 pad=1 -> relu -> conv 36@3x3 /2
+  v = conv 36@2x3 groups=3 dilation=2 pad=1
+  add(v, (v -> conv 36@1)) -> deconv 6@3x3 /2 -> dense 18
+"""
+SHAPES = ["3@9x11", "8@8x8"]
+
+
+@pytest.fixture(params=[1, 3], ids=lambda s: f"{s}_parts")
+def splits(request):
+    return request.param
+
+
+@pytest.fixture(params=tiles.TILES, ids=str)
+def only_tile(request, splits, monkeypatch):
+    """Every product is computed with one tile, and its sums in so many parts where possible."""
+    honest = tiles.choose
+
+    def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
+        tile = request.param
+        work = honest(rows, columns, inner, batch, (tile,), splittable=False)
+        parts = min(splits, max(1, -(-inner // tile.depth))) if splittable else 1
+        return type(work)(tile, parts, work.blocks * parts)
+
+    for module in (convolution, product, weight_gradient):
+        monkeypatch.setattr(module, "choose", chosen)
+    return request.param
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tile_at_the_edges(shape, only_tile):
+    text = f"net T {{ input {shape}\n {EVERYTHING} }}"
+    check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
+
+
+# -- training --------------------------------------------------------------------------------
+
+TINY = "net Tiny { input 1@8x8; conv 2@3x3 pad=1 -> sigmoid -> max 2 -> dropout 0.25 -> dense 3 }"
+
+
+def test_training_is_the_cpu_targets():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    target = np.array([0, 2])
+    graph = convdsl.load_source(TINY).graph
+    found = compile_emulated(graph, 2, "cross_entropy", convdsl.SGD(momentum=0.9))
+    expected = convdsl.load_source(TINY).compile(
+        batch=2, train=True, optimizer=convdsl.SGD(momentum=0.9)
+    )
+    for _ in range(3):
+        assert found.step(x, target, lr=0.1) == pytest.approx(
+            expected.step(x, target, lr=0.1), rel=1e-5
+        )
+    loss, gradients = found.value_and_grad(x, target)
+    reference, references = expected.value_and_grad(x, target)
+    assert loss == pytest.approx(reference, rel=1e-5)
+    for name, value in gradients.items():
+        assert relative_error(value, references[name]) < 1e-5
+        assert relative_error(found.parameters[name], expected.parameters[name]) < 1e-5
+    assert relative_error(found.input_grad, expected.input_grad) < 1e-5
+
+
+def test_parameters_are_taken_over_at_the_next_call():
+    net = convdsl.load_source(TINY)
+    program = compile_emulated(net.graph, 2)
+    x = np.random.default_rng(1).standard_normal((2, 1, 8, 8)).astype(np.float32)
+    before = program(x)
+    program.update({name: array * 2 for name, array in program.parameters.items()})
+    reference = net.compile(batch=2)
+    reference.update(program.parameters)
+    assert relative_error(program(x), reference(x)) < 1e-5
+    assert relative_error(before, program(x)) > 1e-2
+
+
+# -- the machine itself ----------------------------------------------------------------------
+
+
+def test_a_kernel_that_leaves_an_element_unwritten_is_caught(monkeypatch):
+    """A planted bug: pooling stops one element early."""
+    plant(monkeypatch, "if position < points:", "if position < points - 1:")
+    graph = sample_network(registry()["avg"].samples[0]).graph
+    assert np.isnan(run(graph, random_arrays(graph, 1), 1)["output"].flat[-1])
+
+
+def test_a_kernel_that_writes_beyond_its_buffer_is_caught(monkeypatch):
+    plant(monkeypatch, "y[position] =", "y[position + 1] =")
+    graph = sample_network(registry()["avg"].samples[0]).graph
+    with pytest.raises(EmulationError, match=r"out of bounds of buffer `y`"):
+        run(graph, random_arrays(graph, 1), 1)
+
+
+def test_a_kernel_that_writes_an_input_is_caught(monkeypatch):
+    plant(monkeypatch, "y[position] =", "x[position] =")
+    graph = sample_network(registry()["avg"].samples[0]).graph
+    with pytest.raises(EmulationError, match=r"writes \['x'\], not `y` alone"):
+        run(graph, random_arrays(graph, 1), 1)
+
+
+def plant(monkeypatch, right, wrong):
+    """Replace a piece of the source of all loop nests."""
+    from dataclasses import replace
+
+    from convdsl.kernels.cuda import target
+
+    honest = target.nests.recipe
+
+    def buggy(family):
+        made = honest(family)
+        calls = []
+        for call in made.calls:
+            assert right in call.kernel.source
+            source = call.kernel.source.replace(right, wrong)
+            calls.append(replace(call, kernel=replace(call.kernel, source=source)))
+        return replace(made, calls=tuple(calls))
+
+    monkeypatch.setattr(target.nests, "recipe", buggy)

@@ -1,0 +1,140 @@
+"""Writes random networks that are right, for tests of everything that takes a network."""
+
+import random as randomness
+
+import convdsl
+
+ACTIVATIONS = [
+    "relu", "leaky_relu 0.2", "prelu", "relu6", "elu", "selu", "gelu", "silu", "mish",
+    "hard_swish", "hard_sigmoid", "softplus", "sigmoid", "tanh", "scaled_tanh", "softmax",
+]  # fmt: skip
+
+
+class Writer:
+    """Writes a network of so many statements, keeping track of the current shape."""
+
+    def __init__(self, seed):
+        self.random = randomness.Random(seed)
+        self.rank = self.random.choice([1, 2, 2, 2, 3])
+        self.lines = []
+        self.channels = self.random.choice([1, 2, 3, 4, 6])
+        top = {1: 24, 2: 13, 3: 7}[self.rank]
+        self.sizes = [self.random.randint(3, top) for _ in range(self.rank)]
+        self.batch = self.random.randint(1, 4)
+
+    def text(self):
+        start = f"{self.channels}@{self.by(self.sizes)}"
+        for _ in range(self.random.randint(1, 12)):
+            self.statement()
+        body = "\n".join(f"  {line}" for line in [f"input {start}", *self.lines])
+        return f"net R {{\n{body}\n  dense 5\n}}\n"
+
+    def by(self, sizes):
+        return "x".join(map(str, sizes))
+
+    def statement(self):
+        choices = [self.conv, self.conv, self.pool, self.activation, self.norm, self.branch]
+        choices += [self.move, self.deconv]
+        self.random.choice(choices)()
+
+    def window(self, most=4):
+        return [self.random.randint(1, min(most, n)) for n in self.sizes]
+
+    def conv(self):
+        r = self.random
+        groups = r.choice([g for g in (1, 1, 1, 2, 3) if self.channels % g == 0])
+        filters = groups * r.randint(1, 4)
+        window = self.window()
+        dilation = r.choice([1, 1, 2])
+        reach = [dilation * (k - 1) + 1 for k in window]
+        pad = [(r.randint(0, 2), r.randint(0, 2)) for _ in window]
+        stride = [r.randint(1, 2) for _ in window]
+        sizes = [
+            (n + a + b - k) // s + 1
+            for n, (a, b), k, s in zip(self.sizes, pad, reach, stride, strict=True)
+        ]
+        if min(sizes) < 1:
+            return
+        self.lines.append(
+            f"conv {filters}@{self.by(window)} /{self.by(stride)} groups={groups} "
+            f"dilation={dilation} pad=[{', '.join(f'({a}, {b})' for a, b in pad)}] "
+            f"bias={r.choice(['on', 'off'])}"
+        )
+        self.channels, self.sizes = filters, sizes
+
+    def deconv(self):
+        if max(self.sizes) > 8:
+            return
+        window = self.window(3)
+        filters = self.random.randint(1, 4)
+        self.lines.append(f"deconv {filters}@{self.by(window)} /2")
+        self.channels = filters
+        self.sizes = [(n - 1) * 2 + k for n, k in zip(self.sizes, window, strict=True)]
+
+    def pool(self):
+        r = self.random
+        kind = r.choice(["max", "avg"])
+        window = self.window(3)
+        if kind == "max" and self.rank and r.random() < 0.1:
+            window = self.sizes
+        stride = [r.randint(1, 2) for _ in window]
+        pad = [r.randint(0, k // 2) for k in window]
+        ceil = r.random() < 0.4
+        extra = f" count_pad={r.choice(['on', 'off'])}" if kind == "avg" else ""
+        text = f"{kind} {self.by(window)} /{self.by(stride)} pad={self.pads(pad)}"
+        net = convdsl.load_source(
+            f"net P {{ input {self.channels}@{self.by(self.sizes)}\n"
+            f"{text} ceil={'on' if ceil else 'off'}{extra} }}"
+        )
+        self.lines.append(f"{text} ceil={'on' if ceil else 'off'}{extra}")
+        self.sizes = list(net.graph.outputs[0][1].type.spatial)
+
+    def pads(self, pad):
+        return f"[{', '.join(map(str, pad))}]"
+
+    def activation(self):
+        self.lines.append(self.random.choice(ACTIVATIONS))
+
+    def norm(self):
+        groups = self.random.choice([g for g in (1, 2, 3) if self.channels % g == 0])
+        self.lines.append(
+            self.random.choice(
+                ["bn", "layer_norm", f"group_norm {groups}", "lrn 3 alpha=0.1", "dropout 0.3"]
+            )
+        )
+
+    def branch(self):
+        r = self.random
+        index = len(self.lines)
+        self.lines.append(f"v{index} = {r.choice(['relu', 'tanh', 'sigmoid'])}")
+        kind = r.choice(["add", "mul", "sub", "concat", "gate"])
+        if kind == "concat" and self.channels <= 8:
+            self.lines.append(f"concat(v{index}, (v{index} -> tanh))")
+            self.channels *= 2
+        elif kind == "gate":
+            self.lines.append(f"mul(v{index}, (v{index} -> avg global -> sigmoid))")
+        else:
+            self.lines.append(f"{'add' if kind == 'concat' else kind}(v{index}, (v{index} -> bn))")
+
+    def move(self):
+        r = self.random
+        kind = r.choice(["pad", "resize", "slice", "shuffle", "adaptive"])
+        if kind == "pad":
+            mode = r.choice(["constant", "reflect", "replicate"])
+            if mode == "reflect" and min(self.sizes) < 2:
+                return
+            self.lines.append(f"pad 1 mode={mode}")
+            self.sizes = [n + 2 for n in self.sizes]
+        elif kind == "resize" and max(self.sizes) < 8:
+            self.lines.append(f"resize 2 mode={r.choice(['nearest', 'bilinear'])}")
+            self.sizes = [2 * n for n in self.sizes]
+        elif kind == "slice" and self.channels > 1:
+            last = r.randint(1, self.channels)
+            self.lines.append(f"slice 0..{last}")
+            self.channels = last
+        elif kind == "shuffle" and self.channels % 2 == 0:
+            self.lines.append("shuffle 2")
+        elif kind == "adaptive":
+            sizes = [r.randint(1, n) for n in self.sizes]
+            self.lines.append(f"adaptive_avg {self.by(sizes)}")
+            self.sizes = sizes

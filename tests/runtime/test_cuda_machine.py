@@ -1,0 +1,139 @@
+"""Programs on a GPU, with a stand-in for its driver: memory, graphs, transfers and refusals."""
+
+import gc
+
+import numpy as np
+import pytest
+from emulated_driver import EmulatedDriver
+
+import convdsl
+from convdsl import CompileError
+from convdsl.runtime import cuda_compilation, driver
+
+TEXT = """net Tiny {
+  input 2@8x8
+  conv 4@3x3 pad=1 -> bn -> relu -> max 2 -> dropout 0.25 -> dense 3
+}"""
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((2, 2, 8, 8)).astype(np.float32)
+TARGET = np.array([0, 2])
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    found = EmulatedDriver()
+    monkeypatch.setattr(driver, "binding", lambda: found)
+    monkeypatch.setattr(cuda_compilation, "load", found.load)
+    return found
+
+
+class Remote:
+    """An array of some other library on the GPU."""
+
+    def __init__(self, gpu, array, strides=None):
+        self.address = gpu._new(array.nbytes)
+        gpu.at(self.address)[:] = array.reshape(-1).view(np.uint8)
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (self.address, False),
+            "strides": strides,
+            "version": 3,
+        }
+
+
+def programs(**options):
+    net = convdsl.load_source(TEXT)
+    return [net.compile(target, batch=2, **options) for target in ("cuda", "cpu")]
+
+
+def test_results_are_the_cpus_and_a_call_is_one_replay(gpu):
+    ours, expected = programs()
+    np.testing.assert_allclose(ours(X), expected(X), rtol=1e-4, atol=1e-6)
+    gpu.calls.clear()
+    np.testing.assert_allclose(ours(2 * X), expected(2 * X), rtol=1e-4, atol=1e-6)
+    assert gpu.calls.count("cuGraphLaunch") == 1
+    assert "cuLaunchKernel" not in gpu.calls
+
+
+def test_training_leaves_parameters_on_the_device_until_somebody_asks(gpu):
+    options = {"train": True, "loss": "cross_entropy", "optimizer": convdsl.SGD(momentum=0.9)}
+    ours, expected = programs(**options)
+    losses = [[p.step(X, TARGET, lr=0.1) for _ in range(3)] for p in (ours, expected)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    gpu.calls.clear()
+    ours.step(X, TARGET, lr=0.1)
+    expected.step(X, TARGET, lr=0.1)
+    # The loss alone comes back.
+    assert gpu.calls.count("cuMemcpyDtoHAsync") == 1
+    for name, array in {**ours.parameters, **ours.buffers}.items():
+        known = {**expected.parameters, **expected.buffers}[name]
+        np.testing.assert_allclose(array, known, rtol=1e-3, atol=1e-5)
+    gpu.calls.clear()
+    assert dict(ours.parameters)
+    assert not gpu.calls, "they have been fetched"
+
+
+def test_a_change_of_one_parameter_keeps_what_training_made_of_the_others(gpu):
+    ours, expected = programs(train=True, optimizer=convdsl.SGD())
+    for program in (ours, expected):
+        program.step(X, TARGET, lr=0.1)
+        program.update({"dense1.bias": np.array([1, 2, 3], np.float32)})
+    loss, gradients = ours.value_and_grad(X, TARGET)
+    known, by_cpu = expected.value_and_grad(X, TARGET)
+    assert loss == pytest.approx(known, rel=1e-4)
+    np.testing.assert_allclose(
+        gradients["dense1.weight"], by_cpu["dense1.weight"], rtol=1e-3, atol=1e-5
+    )
+
+
+def test_arrays_of_the_gpu_go_in_and_out_without_the_host(gpu):
+    ours, expected = programs()
+    given = Remote(gpu, X)
+    ours(X)
+    gpu.calls.clear()
+    y = ours.on_device(given)
+    assert "cuMemcpyHtoDAsync" not in gpu.calls
+    assert "cuMemcpyDtoHAsync" not in gpu.calls
+    described = y.__cuda_array_interface__
+    assert described["shape"] == (2, 3)
+    found = gpu.at(described["data"][0])[: 4 * 6].view(described["typestr"]).reshape(2, 3)
+    np.testing.assert_allclose(found, expected(X), rtol=1e-4, atol=1e-6)
+
+
+def test_arrays_of_the_gpu_have_to_fit(gpu):
+    ours, expected = programs()
+    with pytest.raises(ValueError, match=r"float32 of shape \(2, 2, 8, 8\), got float32 of shape"):
+        ours(Remote(gpu, X[:1]))
+    with pytest.raises(ValueError, match="got float64"):
+        ours(Remote(gpu, X.astype(np.float64)))
+    with pytest.raises(ValueError, match="contiguous"):
+        ours(Remote(gpu, X, strides=(4, 8, 16, 32)))
+    with pytest.raises(TypeError, match="GPU"):
+        expected.on_device(X)
+
+
+def test_a_profile_names_every_step(gpu):
+    ours, _ = programs()
+    profile = ours.profile(X, repeats=1)
+    assert [name for name, _, _ in profile] == [s.name for s in ours.plan.steps]
+
+
+def test_too_little_memory_is_a_diagnostic_and_what_was_taken_is_given_back(gpu):
+    gpu.room = 3_000
+    with pytest.raises(CompileError, match="out of memory") as caught:
+        convdsl.load_source(TEXT).compile("cuda", batch=2)
+    assert [d.code for d in caught.value.diagnostics] == ["E514"]
+    del caught
+    gc.collect()
+    assert gpu.room == 3_000
+
+
+def test_memory_goes_with_the_program(gpu):
+    room = gpu.room
+    ours, _ = programs()
+    ours(X)
+    assert gpu.room < room
+    del ours
+    gc.collect()
+    assert gpu.room == room
