@@ -27,7 +27,7 @@ def test_every_kernel_of_lenets_training_compiles_to_ptx(arch):
 def test_an_impossible_architecture_is_told():
     graph = lower(convdsl.load("lenet").graph)
     kernel = plan(graph, 1, CudaTarget()).kernels[0]
-    for arch in ("hopper", "sm_1"):
+    for arch in ("hopper", "sm_1", "sm_75"):
         with pytest.raises(CompileError):
             ptx(kernel, arch)
 
