@@ -91,6 +91,11 @@ WINOGRAD = [
     (32, 16, "3x3", "8x30", "pad=[(2, 1), (0, 2)]"),
     (24, 40, "5x5", "13x16", "pad=2"),
     (16, 16, "5x5", "12x12", "pad=[(1, 0), (2, 4)]"),
+    # fewer lanes in the result's blocks than in the input's
+    (16, 6, "5x5", "10x10", "pad=4"),
+    (32, 7, "3x3", "16x16", "pad=1"),
+    # so small that reading the weights of larger tiles would take longer: F(2x2, 3x3)
+    (128, 96, "3x3", "7x7", "pad=1"),
 ]
 
 

@@ -76,7 +76,10 @@ def form_of(family: Convolution, threads: int) -> Form | None:
     if len(set(g.window)) > 1 or set(g.stride) | set(g.dilation) != {1}:
         return None
     family = as_forward(family)
-    if family.x_lanes == 1 or min(family.channels, family.filters) < 4:
+    # Blocks of the input are transformed by vectors of the result's.
+    if family.x_lanes == 1 or family.x_lanes % family.y_lanes:
+        return None
+    if min(family.channels, family.filters) < 4:
         return None
     if family.epilogue is not None and not family.epilogue.planar(trailing=1):
         return None
@@ -125,7 +128,7 @@ def recipe(family: Convolution, form: Form, threads: int) -> Recipe:
     held = -(-division.group // tile.pixels) * tile.pixels
     # The transformed inputs, the products, and one tile between its two passes.
     inputs = points * channel_blocks * held * family.x_lanes
-    scratch = inputs + points * held * wide + points * max(lanes, family.x_lanes)
+    scratch = inputs + points * held * wide + points * lanes
     scratch = -(-scratch // 16) * 16
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     groups = -(-division.tiles // division.group)
@@ -278,7 +281,7 @@ def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
         f"        y0 = (first + t) // TX % TY * {side} - PH",
         f"        x0 = (first + t) % TX * {side} - PW",
         "        for cb in range(CB):",
-        *_indent(3, _transform_input(form, family.x_lanes)),
+        *_indent(3, _transform_input(form, family.x_lanes, lanes)),
         "    cut = unit % cuts",
         "    for ob in range(cut * filter_tiles // cuts, (cut + 1) * filter_tiles // cuts):",
         f"        for point in range({points}):",
@@ -313,17 +316,20 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _transform_input(form: Form, lanes: int) -> list[str]:
-    """Statements that transform the inputs of tile t, block cb, into V[points, CB, held, lanes]."""
+def _transform_input(form: Form, channels: int, lanes: int) -> list[str]:
+    """Statements that transform the inputs of tile t, block cb, into V[points, CB, held, channels].
+
+    A block is transformed by vectors of so many ``lanes``.
+    """
     reach = form.reach
     lines = [
         f"for j in range({reach}):",
         "    inside = x0 + j >= 0 and x0 + j < W",
-        f"    at = (((n * CB + cb) * H + y0) * W + x0 + j) * {lanes}",
+        f"    at = (((n * CB + cb) * H + y0) * W + x0 + j) * {channels} + first_lane",
     ]
     for i in range(reach):
         test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
-        lines.append(f"    d{i} = load(x, at + {i} * W * {lanes}) if {test} else zero()")
+        lines.append(f"    d{i} = load(x, at + {i} * W * {channels}) if {test} else zero()")
     lines += _indent(1, _inputs([f"d{i}" for i in range(reach)]))
     lines += [
         f"    store(scratch, between + ({i * reach} + j) * {lanes}, r{i})" for i in range(reach)
@@ -332,9 +338,9 @@ def _transform_input(form: Form, lanes: int) -> list[str]:
     for j in range(reach):
         lines.append(f"    d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})")
     lines += _indent(1, _inputs([f"d{j}" for j in range(reach)]))
-    lines.append(f"    at = own + ((i * {reach} * CB + cb) * held + t) * {lanes}")
-    lines += [f"    store(scratch, at + {j} * CB * held * {lanes}, r{j})" for j in range(reach)]
-    return lines
+    lines.append(f"    at = own + ((i * {reach} * CB + cb) * held + t) * {channels} + first_lane")
+    lines += [f"    store(scratch, at + {j} * CB * held * {channels}, r{j})" for j in range(reach)]
+    return [f"for first_lane in range(0, {channels}, {lanes}):", *_indent(1, lines)]
 
 
 def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
