@@ -135,6 +135,16 @@ def check_update(graph: Graph, arrays: Mapping[str, Array]) -> None:
         raise CompileError(found[:10])
 
 
+def check_state(graph: Graph, arrays: Mapping[str, Array]) -> None:
+    """Raise CompileError E505 where arrays are not the state that the graph's optimiser keeps."""
+    wanted = {v.name: v.type.shape for v in graph.role("state")}
+    given = {name: np.shape(array) for name, array in arrays.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            message = f"the state `{name}` is not that of `{graph.name}` with this optimiser"
+            raise problem("E505", message)
+
+
 def check_complete(graph: Graph, names: Iterable[str], path: str | Path) -> None:
     """Raise CompileError E505 where a weights file lacks some of the network's variables."""
     given = set(names)

@@ -122,7 +122,10 @@ class Program:
         return float(results["loss"]), gradients
 
     def step(self, *arrays: Array, lr: float) -> float:
-        """One optimiser step at learning rate ``lr``; returns the loss before it."""
+        """One optimiser step at learning rate ``lr``; returns the loss before it.
+
+        Where the loss is not finite, nothing is updated.
+        """
         if "learning_rate" not in self._variables:
             raise TypeError("this program was compiled without an optimiser")
         inputs = self._training_inputs(arrays)
@@ -131,9 +134,10 @@ class Program:
             self._draw_key()
             # Gradients by the inputs, which no update needs, are left out.
             self._execute(inputs, self.plan.shared)
-            self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
             loss = float(self._copy(self.plan.outputs[0]))
-            self._count += 1
+            if math.isfinite(loss):
+                self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
+                self._count += 1
         return loss
 
     def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
@@ -213,6 +217,30 @@ class Program:
                 self._machine.fetch()
             for name, array in arrays.items():
                 self._variables[name][...] = array
+            self._stale = True
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """What an optimiser keeps, by name; read-only, see `resume`."""
+        return self._read_only("state")
+
+    @property
+    def steps_taken(self) -> int:
+        """How many optimiser steps were taken: with the seed, the key of the random numbers."""
+        return self._count
+
+    def resume(self, state: Mapping[str, Array], steps_taken: int) -> None:
+        """Continue after that many steps with the `state` that was kept then.
+
+        Raises CompileError E505, and changes nothing, where names or shapes are not the program's.
+        """
+        files.check_state(self.graph, state)
+        with self._lock:
+            if self._machine is not None:
+                self._machine.fetch()
+            for name, array in state.items():
+                self._variables[name][...] = array
+            self._count = steps_taken
             self._stale = True
 
     def load(self, path: str | Path) -> None:
