@@ -26,6 +26,10 @@ class Optimizer:
         """Assign the parameter, and the rule's own state, what they become after a step."""
         raise NotImplementedError
 
+    def undecayed(self) -> Optimizer:
+        """The rule without weight decay."""
+        return self
+
 
 def _state(b: Builder, parameter: Value, name: str) -> Value:
     return b.variable(f"{parameter.name}.{name}", parameter.type, "state", Initialiser("zeros"))
