@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 
@@ -158,7 +158,7 @@ class Refined(Optimizer):
     enough steps are gone. (Polyak and Juditsky 1992)
     """
 
-    optimizer: Optimizer = SGD()
+    optimizer: Optimizer = field(default_factory=SGD)
     clip: float = 0.0
     spare_vectors: bool = False
     average: float = 0.0
