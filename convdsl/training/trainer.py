@@ -198,13 +198,14 @@ class Trainer:
 
     def _diverged(self, x: Array) -> Diverged:
         step = self.program.steps_taken + 1
+        cause = divergence.cause(self.program, x)
         where = ""
         if self.folder and self.folder.joinpath(checkpoints.STATE).exists():
             where = f"; {self.folder} holds the last good checkpoint, of step {self._saved}"
         return Diverged(
             Diagnostic(
                 "E570",
-                f"the loss of step {step} is not finite: {divergence.cause(self.program, x)}{where}",
+                f"the loss of step {step} is not finite: {cause}{where}",
                 help=("a lower learning rate, `clip=1` or `warmup=1` may help",),
             )
         )
@@ -217,7 +218,7 @@ class Trainer:
         return {name: np.array(state.get(name + AVERAGE, now[name])) for name in now}
 
     def save(self) -> None:
-        """Write the checkpoint and the weights, unless these went wrong. Raises CompileError E504."""
+        """Write checkpoint and weights, unless these went wrong. Raises CompileError E504."""
         program = self.program
         weights = {**program.parameters, **program.buffers}
         if not self.folder or not all(np.isfinite(a).all() for a in weights.values()):

@@ -145,9 +145,9 @@ def test_a_loss_that_is_not_finite_names_step_and_cause(tmp_path):
     with pytest.raises(convdsl.CompileError, match=r"E570.*step \d+ is not finite: `.*` ") as told:
         made.fit()
     assert str(tmp_path) in str(told.value)
-    assert made.program.steps_taken > 0
     kept = checkpoints.read(tmp_path)
-    assert kept.progress.steps == 1
+    assert 0 < kept.progress.steps <= made.program.steps_taken
+    assert f"of step {kept.progress.steps}" in str(told.value)
     assert all(np.isfinite(a).all() for a in kept.weights.values())
 
 
@@ -198,6 +198,16 @@ def test_what_a_recipe_cannot_have_is_told_with_its_place(text):
     assert found.code == code
     assert message in found.message
     assert found.span is not None
+
+
+def test_check_holds_recipes_to_what_there_is(tmp_path, capsys):
+    path = tmp_path / "t.cnn"
+    path.write_text("net T {\n  input 4\n  dense 2\n  train { schedule=cosinus }\n}\n")
+    assert main(["check", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "E101" in err
+    assert "t.cnn:4:20" in err
+    assert out.endswith(": 1 error\n")
 
 
 def test_schedules():
