@@ -35,7 +35,7 @@ TOGETHER = {("network", "compiler"), ("compiler", "network")}
 
 
 def modules():
-    return sorted(p for p in PACKAGE.rglob("*.py") if "data" not in p.parts)
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def place(path):
