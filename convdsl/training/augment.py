@@ -167,6 +167,10 @@ class Crop(Augmentation):
             return "needs `pad=`, for the network's `input` declares no `crop`"
         return ""
 
+    @property
+    def moves(self) -> bool:
+        return not self.pad
+
     def views(self, views: list[View], draws: Draws) -> list[View]:
         if self.pad:
             return views
@@ -178,18 +182,14 @@ class Crop(Augmentation):
     def apply(self, x: Array, draws: Draws, frame: Frame) -> Array:
         if not self.pad:
             return x
-        moved = np.empty_like(x)
-        moved[...] = frame.black.reshape(-1, *(1,) * (x.ndim - 2))
-        offsets = (draws.uniform(x.ndim - 2) * (2 * self.pad + 1)).astype(int) - self.pad
-        for source, target, offset in zip(x, moved, offsets.tolist(), strict=True):
-            target[_part(offset, -1)] = source[_part(offset, 1)]
-        return moved
-
-
-def _part(offset: Sequence[int], sign: int) -> tuple[slice, ...]:
-    """What stays inside when an image is moved: where it comes from (1), or comes to lie (-1)."""
-    ends = ((max(sign * o, 0), min(sign * o, 0)) for o in offset)
-    return slice(None), *(slice(first, last or None) for first, last in ends)
+        count, axes = len(x), tuple(range(2, x.ndim))
+        padded = np.empty((*x.shape[:2], *(s + 2 * self.pad for s in x.shape[2:])), np.float32)
+        padded[...] = frame.black.reshape(-1, *(1,) * len(axes))
+        padded[(..., *(slice(self.pad, self.pad + s) for s in x.shape[2:]))] = x
+        windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axes)
+        places = (draws.uniform(len(axes)) * (2 * self.pad + 1)).astype(int)
+        chosen = (np.arange(count)[:, None], np.arange(x.shape[1]))
+        return np.ascontiguousarray(windows[(*chosen, *places.T[..., None])])
 
 
 @dataclass(frozen=True)
