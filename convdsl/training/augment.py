@@ -185,7 +185,8 @@ class Crop(Augmentation):
         count, axes = len(x), tuple(range(2, x.ndim))
         padded = np.empty((*x.shape[:2], *(s + 2 * self.pad for s in x.shape[2:])), np.float32)
         padded[...] = frame.black.reshape(-1, *(1,) * len(axes))
-        padded[(..., *(slice(self.pad, self.pad + s) for s in x.shape[2:]))] = x
+        inside = tuple(slice(self.pad, self.pad + s) for s in x.shape[2:])
+        padded[(slice(None), slice(None), *inside)] = x
         windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axes)
         places = (draws.uniform(len(axes)) * (2 * self.pad + 1)).astype(int)
         chosen = (np.arange(count)[:, None], np.arange(x.shape[1]))

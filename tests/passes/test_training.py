@@ -66,6 +66,7 @@ def test_batch_norm_trains_as_torchs_does():
 def torch_loss(name, x, target):
     return {
         "cross_entropy": lambda: F.cross_entropy(x, target),
+        "soft_cross_entropy": lambda: F.cross_entropy(x, target),
         "negative_log_likelihood": lambda: F.nll_loss(x, target),
         "mean_squared_error": lambda: F.mse_loss(x, target),
         "mean_absolute_error": lambda: F.l1_loss(x, target),
@@ -79,6 +80,7 @@ def torch_loss(name, x, target):
     "name",
     [
         "cross_entropy",
+        "soft_cross_entropy",
         "negative_log_likelihood",
         "mean_squared_error",
         "mean_absolute_error",
@@ -97,6 +99,8 @@ def test_losses_are_torchs(name, shape, large):
     x = (random.standard_normal((3, *type.shape)) * large).astype(np.float32)
     if name in ("cross_entropy", "negative_log_likelihood"):
         target = random.integers(0, type.channels, (3, *type.spatial))
+    elif name == "soft_cross_entropy":
+        target = random.uniform(size=x.shape).astype(np.float32)  # its sum is not 1, too
     elif name == "mean_squared_error":
         target = random.standard_normal(x.shape).astype(np.float32)
     else:

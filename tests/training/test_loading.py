@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from datasets import digits, idx_files, image_folder
 
+from convdsl import load_source
 from convdsl.diagnostics import CompileError
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.augment import Affine, Crop, Cutout, Flip, Mixup, PixelMean, ScaleJitter, fit
@@ -123,3 +124,19 @@ def test_only_so_much_is_prepared_ahead():
     time.sleep(0.1)
     assert len(made) <= 15
     running.close()
+
+
+def test_mixed_batches_are_what_the_loss_takes(data):
+    """The loss of a mixed target is the mixture of its two classes' losses."""
+    net = load_source("net T { input 1@32x32\n dense 10 }")
+    x, target = next(batches(data, range(50), 8, (Mixup(alpha=1.0),)))
+    assert 0 < target.max(axis=1).min() < 1
+    soft = net.compile(train=True, batch=8, loss="soft_cross_entropy")
+    hard = net.compile(train=True, batch=8)
+    found, _ = soft.value_and_grad(x, target)
+    expected = sum(
+        shares[label] * hard.value_and_grad(x[[i] * 8], np.full(8, label))[0]
+        for i, shares in enumerate(target)
+        for label in np.flatnonzero(shares)
+    )
+    assert found == pytest.approx(expected / 8, rel=1e-5)
