@@ -24,6 +24,7 @@ ROWS = [
     {"network", "compiler"},
     {"inspection"},
     {"training"},
+    {"sklearn"},
     {"__init__"},
     {"cli"},
     {"__main__"},
