@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import convdsl  # noqa: E402 (found by the line above)
-from convdsl.compiler import lower  # noqa: E402
+from convdsl.compiler import PRECISIONS, lower  # noqa: E402
 from convdsl.kernels.cuda.target import CudaTarget  # noqa: E402
 from convdsl.language import net_names  # noqa: E402
 from convdsl.network import read  # noqa: E402
@@ -38,7 +38,9 @@ BATCHES = (1, 32)
 """Of inference; training has the last."""
 
 
-def kernels(names: Iterable[str], training: bool = True) -> dict[str, Kernel]:
+def kernels(
+    names: Iterable[str], training: bool = True, precision: str = "fp32"
+) -> dict[str, Kernel]:
     """The distinct kernels of networks' plans, by key."""
     found: dict[str, Kernel] = {}
     for name in names:
@@ -48,7 +50,7 @@ def kernels(names: Iterable[str], training: bool = True) -> dict[str, Kernel]:
         if training:
             plans.append((lower(graph, "cross_entropy", optimizer), BATCHES[-1]))
         for lowered, batch in plans:
-            for kernel in plan(lowered, batch, CudaTarget()).kernels:
+            for kernel in plan(lowered, batch, CudaTarget(precision)).kernels:
                 found.setdefault(kernel.key, kernel)
     return found
 
@@ -92,12 +94,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--all", action="store_true", help="the whole zoo")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--inference", action="store_true", help="leave out training")
     parser.add_argument("--arch", action="append", help="sm_80 and sm_90 where none is given")
     parser.add_argument("--markdown", type=Path, help="write the table there as well")
     options = parser.parse_args()
     names = zoo() if options.all else options.networks
-    found = kernels(names, training=not options.inference).values()
+    found = kernels(names, not options.inference, options.precision).values()
     rows = []
     failed = False
     for arch in options.arch or ARCHITECTURES:

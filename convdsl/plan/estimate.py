@@ -1,4 +1,4 @@
-"""The memory a plan needs, without choosing kernels: for summaries and expectations."""
+"""What a plan needs, without choosing kernels or running: memory, and an order of time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from convdsl.graph import Graph
 from convdsl.ops.families import Family
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import Call, Kernel, Recipe, Step
 from convdsl.plan.planner import live_bytes
 
 
@@ -31,3 +31,20 @@ def activation_bytes(graph: Graph, batch: int = 1) -> int:
     in every plan; inputs and parameters are not counted.
     """
     return live_bytes(graph, batch, _AnyTarget())
+
+
+CLOCK = 3e9
+"""Hertz of the processor that times are expected of; it ends a vector's multiply-add a cycle."""
+BANDWIDTH = 20e9
+"""Bytes per second that it moves."""
+LAUNCH = 2e-6
+"""Seconds that starting a step takes."""
+
+
+def expected_seconds(step: Step, threads: int) -> float:
+    """How long a step should take on a common processor, by its arithmetic or by its memory.
+
+    An order of magnitude to compare steps by; `convdsl bench --profile` measures.
+    """
+    computed = step.cost / CLOCK / max(1, min(threads, step.work))
+    return LAUNCH + max(computed, sum(b.bytes for b in step.buffers) / BANDWIDTH)

@@ -7,6 +7,7 @@ small kernels cost one launch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,17 @@ class CudaMachine:
             if name not in self._settings:
                 self.device.fetch(array, self._addresses[name])
         self._newer = False
+
+    def seconds(self, repeats: int) -> float:
+        """How long a call takes on the device alone, with what it was given last."""
+        self.device.enter()
+        graph = self._graph(0, self.plan.forward)
+        self.device.wait()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.device.replay(graph)
+        self.device.wait()
+        return (time.perf_counter() - start) / repeats
 
     def _give(self, name: str, array: Any) -> None:
         """Let an array be the value of an input or of a state."""

@@ -25,8 +25,8 @@ from convdsl.runtime import cache as files
 from convdsl.runtime.compilation import cores, kernel_of, worker_environment
 
 NATIVE = "convdsl.runtime.cuda_native"
-OLDEST = 75
-"""The first compute capability, times ten, that CUDA 13 compiles for."""
+OLDEST = 80
+"""The first compute capability, times ten, that copies into shared memory asynchronously."""
 FEWEST = 6
 """Missing kernels below which another process starts more slowly than it helps."""
 PATIENCE = 600.0

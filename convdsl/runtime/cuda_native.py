@@ -364,9 +364,7 @@ def quotient(typing_context: Any, a: Any, b: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@cuda.jit(device=True)
-def uniform(key: Any, index: Any) -> Any:
-    """A uniform number in [0, 1) from a key and a counter; see ops.expressions.uniform."""
+def _uniform(key: Any, index: Any) -> Any:
     mask = 0xFFFFFFFF
     x = (index * 0x9E3779B1) & mask
     x = x ^ (key & mask)
@@ -375,6 +373,21 @@ def uniform(key: Any, index: Any) -> Any:
         x = ((x ^ (x >> 15)) * 0x846CA68B) & mask
         x = x ^ (x >> 16)
     return float32(x >> 8) / float32(16777216.0)
+
+
+@intrinsic
+def uniform(typing_context: Any, key: Any, index: Any) -> Any:
+    """A uniform number in [0, 1) from a key and a counter; see ops.expressions.uniform."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Not a function of `cuda.jit`, whose typing asks for the device at hand.
+        return context.compile_internal(builder, _uniform, signature, arguments)
+
+    return types.float32(types.int64, types.int64), generate
+
+
+uniform.py_func = _uniform
+"""The same in Python, for what runs kernels elsewhere."""
 
 
 __all__ = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -36,6 +37,18 @@ class Machine(Protocol):
         """Bring the program's memory of its variables up to date."""
 
 
+@dataclass(frozen=True)
+class Pause:
+    """What is done between two steps of the plan, before gradients are used.
+
+    ``call`` is called when the first ``after`` of the steps have run; it may read and write what
+    they computed.
+    """
+
+    after: int
+    call: Callable[[], None]
+
+
 class Program:
     """A network compiled for a target, a batch and a mode.
 
@@ -53,6 +66,8 @@ class Program:
         self._variables = initial(kept, seed)
         self._stale = True
         self._count = 0
+        self.stream = 0
+        """Tells programs apart that share a seed and a batch; their random numbers differ."""
         self.input_grad: Array | tuple[Array, ...] | None = None
         """The gradients by the inputs, after `value_and_grad`."""
         self._machine: Machine | None = None
@@ -121,10 +136,10 @@ class Program:
         gradients = {name: results[f"gradient of {name}"] for name in self.parameters}
         return float(results["loss"]), gradients
 
-    def step(self, *arrays: Array, lr: float) -> float:
+    def step(self, *arrays: Array, lr: float, pauses: Sequence[Pause] = ()) -> float:
         """One optimiser step at learning rate ``lr``; returns the loss before it.
 
-        Where the loss is not finite, nothing is updated.
+        Where the loss is not finite, nothing is updated. ``pauses`` are called on the way, in their order; see `Pause`.
         """
         if "learning_rate" not in self._variables:
             raise TypeError("this program was compiled without an optimiser")
@@ -133,7 +148,12 @@ class Program:
             self._variables["learning_rate"][...] = lr
             self._draw_key()
             # Gradients by the inputs, which no update needs, are left out.
-            self._execute(inputs, self.plan.shared)
+            first = 0
+            for pause in pauses:
+                self._execute(inputs, pause.after, first)
+                pause.call()
+                first = pause.after
+            self._execute(inputs, self.plan.shared, first)
             loss = float(self._copy(self.plan.outputs[0]))
             if math.isfinite(loss):
                 self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
@@ -150,14 +170,15 @@ class Program:
             self._variables["random_key"][...] = self._key()
 
     def _key(self) -> int:
-        """The key of this step's random numbers: a function of seed and step."""
-        return int(np.random.SeedSequence([self._seed, self._count]).generate_state(1)[0])
+        """The key of this step's random numbers: a function of seed, step and stream."""
+        parts = [self._seed, self._count, self.stream]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
-    def _execute(self, inputs: dict[str, Array], last: int | None = None) -> None:
+    def _execute(self, inputs: dict[str, Array], last: int | None = None, first: int = 0) -> None:
         if self._stale:
             self.machine.prepare()
             self._stale = False
-        self.machine.run(inputs, 0, self.plan.forward if last is None else last)
+        self.machine.run(inputs, first, self.plan.forward if last is None else last)
 
     def _copy(self, port: Port) -> Array:
         return self.machine.view(port.buffer, port.shape).copy()

@@ -118,7 +118,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end. What stops it, Ctrl-C too, loses no step that was taken.
 
-        Raises CompileError E570 for a loss that is not finite, E563 for an example that is lost.
+        Raises CompileError E573 for a loss that is not finite, E563 for an example that is lost.
         """
         if self.folder:
             checkpoints.clean(self.folder)
@@ -204,7 +204,7 @@ class Trainer:
             where = f"; {self.folder} holds the last good checkpoint, of step {self._saved}"
         return Diverged(
             Diagnostic(
-                "E570",
+                "E573",
                 f"the loss of step {step} is not finite: {cause}{where}",
                 help=("a lower learning rate, `clip=1` or `warmup=1` may help",),
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from convdsl.diagnostics import Source, Span
 from convdsl.graph import Graph
+from convdsl.plan.estimate import expected_seconds
 from convdsl.plan.model import Plan, Step
 
 
@@ -52,7 +53,7 @@ def _dtype(dtype: str) -> str:
 
 
 def plan(plan: Plan) -> str:
-    """A plan: steps with their kernels, reasons, memory and arithmetic."""
+    """A plan: steps with their kernels, reasons, memory, arithmetic and, on the CPU, time."""
     lines = [
         f"plan {plan.network} for {plan.target}, batch {plan.batch}",
         f"  arena {plan.arena_bytes:,} bytes (largest live set {plan.live_bytes:,}), "
@@ -66,11 +67,11 @@ def plan(plan: Plan) -> str:
     )
     for title, steps in sections:
         if steps:
-            lines += [f"  {title}", *_table(_row(step) for step in steps)]
+            lines += [f"  {title}", *_table(_row(step, plan) for step in steps)]
     return "\n".join(lines)
 
 
-def _row(step: Step) -> tuple[str, ...]:
+def _row(step: Step, plan: Plan) -> tuple[str, ...]:
     *reads, writes = step.buffers
     moved = sum(b.bytes for b in step.buffers)
     sources = " ".join(b.name for b in reads)
@@ -82,6 +83,7 @@ def _row(step: Step) -> tuple[str, ...]:
         f"{step.work} units",
         f"{moved:,} B",
         f"{step.flops:,} FLOP",
+        f"~{expected_seconds(step, plan.threads) * 1e6:,.0f} µs" if plan.target == "cpu" else "",
         step.reason,
     )
 

@@ -14,13 +14,13 @@ Races are found by what was accessed, not by trying orders: an element that one 
 between two barriers must not be touched by another one, whatever the order happened to be. That
 needs no luck, and results cannot show it anyway, for here threads run in lock-step.
 
-- `rewriting` turns a kernel into a function on vectors
+- `rewriting` turns a kernel into a function on vectors, `names` tells it whose values matter
 - `activity` keeps which threads are active
 - `memory` holds pointers, shared and local memory, and checks bounds
 - `races` keeps accesses between barriers and compares them
 - `instructions` is what kernels call: barriers, shuffles, vector accesses, atomics, copies
 - `fragments` is where the elements of matrices lie in a warp's registers
-- `launching` runs a grid, `machine` a plan
+- `execution` is some blocks side by side, `launching` runs a grid, `machine` a plan
 """
 
 from emulator.errors import EmulationError

@@ -61,7 +61,7 @@ class Loop(Branch):
         index = np.broadcast_to(start, self._activity.threads).astype(np.int64)
         while self.again() and self.goes_on(np.where(step > 0, index < stop, index > stop)):
             yield index
-            index = np.where(self._activity.active(self.inside), index + step, index)
+            index = index + step
 
     def again(self) -> bool:
         """Begin an iteration with all threads that are still inside, if there are any."""

@@ -330,6 +330,7 @@ def _converted(dtype: type[np.generic], x: Any) -> Any:
 
 
 def _whole(x: Any) -> Any:
+    # Sums and products of integers have 64 bits, of whatever size they are.
     return x.astype(np.int64) if isinstance(x, Array) else int(x)
 
 
@@ -444,7 +445,7 @@ SCALARS: dict[str, Any] = {
     "inf": math.inf,
     "float32": lambda x: _converted(np.float32, x),
     "int": _whole,
-    "int32": _whole,
+    "int32": lambda x: (_whole(x) + 2**31) % 2**32 - 2**31,
     "int64": _whole,
     "uint32": _word,
     "bool": lambda x: negated(negated(x)),

@@ -74,8 +74,12 @@ class Names:
         read: set[str] = set()
         within = loops
         if isinstance(statement, ast.For):
-            self._indices.add(dotted(statement.target))
-            within |= {dotted(statement.target)}
+            index = dotted(statement.target)
+            self._indices.add(index)
+            within |= {index}
+            if index in loops:
+                # Threads that do not enter this loop go on with the outer one's.
+                self._outside.add(index)
         elif isinstance(statement, ast.Assign) and is_call(statement.value, NAMED):
             declared = {t.id for t in statement.targets if isinstance(t, ast.Name)}
             self._own_memory |= declared

@@ -247,3 +247,12 @@ def test_bfloats_are_torchs():
     for half, given in zip((found[::2], found[1::2]), x, strict=True):
         expected = torch.from_numpy(given).to(torch.bfloat16)
         np.testing.assert_array_equal(half.float().numpy(), expected.float().numpy())
+
+
+def test_integers_of_32_bits_wrap():
+    from emulator.instructions import SCALARS
+
+    x = np.array([2**31 - 1, 2**31, -(2**31) - 1, 5, 2**32 + 7])
+    np.testing.assert_array_equal(SCALARS["int32"](x), x.astype(np.int32))
+    assert SCALARS["int32"](2**31) == -(2**31)
+    np.testing.assert_array_equal(SCALARS["uint32"](x), x.astype(np.uint32))

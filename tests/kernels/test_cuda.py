@@ -27,7 +27,7 @@ def test_every_kernel_of_lenets_training_compiles_to_ptx(arch):
 def test_an_impossible_architecture_is_told():
     graph = lower(convdsl.load("lenet").graph)
     kernel = plan(graph, 1, CudaTarget()).kernels[0]
-    for arch in ("hopper", "sm_1"):
+    for arch in ("hopper", "sm_1", "sm_75"):
         with pytest.raises(CompileError):
             ptx(kernel, arch)
 
@@ -42,3 +42,16 @@ def test_without_a_device_one_sentence_says_so():
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "E512"
     assert "\n" not in diagnostic.message
+
+
+def test_random_numbers_compile_without_a_device():
+    net = convdsl.load_source("net T { input 4@4x4; conv 4@3x3 -> dropout 0.5 -> dense 3 }")
+    kernels = plan(lower(net.graph, "cross_entropy"), 2, CudaTarget()).kernels
+    drawing = [kernel for kernel in kernels if "uniform(" in kernel.source]
+    assert drawing
+    for kernel in drawing:
+        text = ptx(kernel)
+        # The multipliers of the mixing function, one of them 0x7FEB352D.
+        assert "2146121005" in text
+        assert ".f64" not in text
+        assert ".extern" not in text

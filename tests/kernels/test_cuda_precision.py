@@ -151,9 +151,9 @@ def test_kernels_multiply_on_tensor_cores_and_keep_to_registers(precision, famil
 @pytest.mark.parametrize(("precision", "tile"), ALL_TILES, ids=str)
 def test_every_tile_keeps_to_registers(precision, tile, arch, only):
     only(tile)
-    families = [layer("forward"), layer("input"), Product(64, 512, 256, transpose_b=True)]
-    if tile.threads <= weight_gradient.MOST_THREADS:
-        families.append(layer("weight"))
+    families = [Product(64, 512, 256, transpose_b=True)]
+    if tile in tiles.tiles_for(precision, gathering=True):
+        families += [layer("forward"), layer("input"), layer("weight")]
     for family in families:
         assembled(family, precision, arch)
 

@@ -142,7 +142,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(given, tmp_path, k
 def test_a_loss_that_is_not_finite_names_step_and_cause(tmp_path):
     hopeless = PROGRAM.replace("lr=0.05", "lr=1e18").replace("-> bn ", "").replace("clip=5,", "")
     made = trainer(tmp_path, hopeless, save_every=0)
-    with pytest.raises(convdsl.CompileError, match=r"E570.*step \d+ is not finite: `.*` ") as told:
+    with pytest.raises(convdsl.CompileError, match=r"E573.*step \d+ is not finite: `.*` ") as told:
         made.fit()
     assert str(tmp_path) in str(told.value)
     kept = checkpoints.read(tmp_path)

@@ -25,6 +25,8 @@ LATENCY = 8
 """Multiply-adds that must be under way for one to finish every half cycle."""
 NEAR = 1 << 18
 """Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
+SUMMED = 512
+"""Products that an exact sum adds up at a time."""
 SPARSE = 8
 """Groups up to which computing their zeros along is faster than keeping groups apart."""
 
@@ -97,8 +99,11 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
     return min(candidates, key=cost)
 
 
-def recipe(family: Convolution, threads: int) -> Recipe:
-    """Pack the weights (once, where they do not change), pad the input, convolve."""
+def recipe(family: Convolution, threads: int, exact: bool = False) -> Recipe:
+    """Pack the weights (once, where they do not change), pad the input, convolve.
+
+    With ``exact`` long sums are added up from shorter ones, which rounds less.
+    """
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
     parts = parts_of(family)
@@ -108,7 +113,7 @@ def recipe(family: Convolution, threads: int) -> Recipe:
         forward = replace(turned(family), geometry=part.geometry)
         if family.direction == "forward":
             forward = _flattened(forward)
-        reason = _add(forward, part, family, threads, mark, calls, temporaries)
+        reason = _add(forward, part, family, threads, exact, mark, calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -117,6 +122,7 @@ def _add(
     part: Part,
     original: Convolution,
     threads: int,
+    exact: bool,
     mark: str,
     calls: list[Call],
     temporaries: list[tuple[str, int]],
@@ -161,13 +167,15 @@ def _add(
         temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
     parts, filters_outermost = _division(family, s, tiles, threads)
     chunks = family.batch * parts
+    span = max(1, SUMMED // (family.x_lanes * max(s.taps, 1)))
+    split = exact and span * family.x_lanes < grouping.channels
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     step, first = triple(part.step, 1), triple(part.first, 0)
     # The part's results may be some of all.
     full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
     calls.append(
         Call(
-            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family),
+            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split),
             (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
             (
                 family.batch,
@@ -183,6 +191,7 @@ def _add(
                 *(*full, *step[:2], *first),
                 parts,
                 chunks,
+                *((span,) if split else ()),
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
@@ -296,11 +305,13 @@ SIZES = (
     *("N", "C", "XB", "CB", "F", "FB", "tiles", "each"),
     *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "SD", "SH", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "TD", "TH", "first_z", "first_y", "first_x"),
-    *("parts", "chunks", "by_filters", "by_chunks"),
+    *("parts", "chunks"),
 )
 
 
-def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) -> Kernel:
+def _kernel(
+    tile: Tile, rest: int, stride: int, step: int, family: Convolution, split: bool
+) -> Kernel:
     body = [
         "P = YD * YH * YW",
         "for unit in range(begin, end):",
@@ -316,9 +327,9 @@ def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) 
         "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
         "        ox = 0",
         f"        while ox + {tile.pixels} <= OW:",
-        *_indent(3, _tile(tile, stride, step, family)),
+        *_indent(3, _tile(tile, stride, step, family, split)),
         f"            ox += {tile.pixels}",
-        *_indent(2, _tile(Tile(rest, tile.vectors), stride, step, family) if rest else []),
+        *_indent(2, _tile(Tile(rest, tile.vectors), stride, step, family, split) if rest else []),
     ]
     pointers = [("x", "float32"), ("packed", "float32")]
     if family.bias:
@@ -329,9 +340,12 @@ def _kernel(tile: Tile, rest: int, stride: int, step: int, family: Convolution) 
     name = f"convolution_{tile.pixels}x{wide}_stride{stride}" + (f"_into{step}" if step > 1 else "")
     source = "x[N, C, D, H, W]" if family.x_lanes == 1 else f"x[N, XB, D, H, W, {family.x_lanes}]"
     return kernel(
-        name + ("_plain" if family.x_lanes == 1 else "") + ("_bias" if family.bias else ""),
+        name
+        + ("_split" if split else "")
+        + ("_plain" if family.x_lanes == 1 else "")
+        + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
-        SIZES,
+        (*SIZES, *(["span"] if split else []), "by_filters", "by_chunks"),
         body,
         f"y[N, FB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
         ("contract",),
@@ -348,8 +362,11 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str]:
-    """Statements that compute and store the tile at column ox of a row."""
+def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool) -> list[str]:
+    """Statements that compute and store the tile at column ox of a row.
+
+    With ``split`` its sums over ``span`` blocks of channels at a time are added up.
+    """
     lanes, channels = family.y_lanes, family.x_lanes
     pixels, vectors = range(tile.pixels), range(tile.vectors)
     block = tile.vectors * lanes
@@ -382,18 +399,28 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
             *_indent(1, step),
         ]
     )
-    lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
-    lines += [
-        f"k = tile * C * KD * KH * KW * {block}",
-        "for cb in range(CB):",
-        *([f"    here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
-        "    for kz in range(KD):",
-        "        for ky in range(KH):",
-        f"            at = ({start} + ox * {stride}){scaled}",
-        "            for kx in range(KW):",
-        *_indent(4, taps),
-        f"                at += DW{scaled}",
+    sums = [f"s{p}_{v}" for p in pixels for v in vectors]
+    blocks = [
+        *([f"here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
+        "for kz in range(KD):",
+        "    for ky in range(KH):",
+        f"        at = ({start} + ox * {stride}){scaled}",
+        "        for kx in range(KW):",
+        *_indent(3, taps),
+        f"            at += DW{scaled}",
     ]
+    lines = [f"{'total_' if split else ''}{name} = zero()" for name in sums]
+    lines.append(f"k = tile * C * KD * KH * KW * {block}")
+    if split:
+        lines += [
+            "for begin_cb in range(0, CB, span):",
+            *_indent(1, [f"{name} = zero()" for name in sums]),
+            "    for cb in range(begin_cb, min(begin_cb + span, CB)):",
+            *_indent(2, blocks),
+            *_indent(1, [f"total_{name} = total_{name} + {name}" for name in sums]),
+        ]
+    else:
+        lines += ["for cb in range(CB):", *_indent(1, blocks)]
     for v in vectors:
         here = f"fb + {v}"
         stores = finish.before("n", here, str(v))
@@ -401,7 +428,9 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution) -> list[str
         for p in pixels:
             at = f"at + {p * spread * lanes}"
             pixel = f"place + {along} + {p * spread}"
-            value = finish.value(f"s{p}_{v}", "n", here, pixel, at, str(v))
+            value = finish.value(
+                f"{'total_' if split else ''}s{p}_{v}", "n", here, pixel, at, str(v)
+            )
             stores.append(f"store(y, {at}, {value})")
         # The last tile may have fewer blocks of filters than vectors.
         lines += [f"if {here} < FB:", *_indent(1, stores)] if v else stores

@@ -51,7 +51,7 @@ class CpuTarget:
             case Convolution() if form := self._winograd(family):
                 return winograd.recipe(family, form, self.threads)
             case Convolution() if direct.fits(family):
-                return direct.recipe(family, self.threads)
+                return direct.recipe(family, self.threads, self.exact)
             case Convolution() if weight_gradient.fits(family):
                 return weight_gradient.recipe(family, self.threads)
             case Pooling() | PoolingGradient() if pooling.fits(family):

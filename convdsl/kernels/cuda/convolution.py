@@ -101,7 +101,7 @@ class _Plan:
             [pixels],
             slices * depth,
             family.groups,
-            tiles_for(self.precision),
+            tiles_for(self.precision, gathering=not self.pointwise),
             splittable=not self.spread,
         )
         self._pack(calls, temporaries, flat)

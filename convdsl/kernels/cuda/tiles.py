@@ -110,8 +110,15 @@ TILES = (
 )
 
 
-def tiles_for(precision: str) -> tuple[Tile, ...]:
-    """The tiles to choose from."""
+MOST_GATHERING = 128
+"""Threads of a block that gathers by windows: two blocks of twice as many would leave too few
+registers for addresses, and ptxas would spill."""
+
+
+def tiles_for(precision: str, gathering: bool = False) -> tuple[Tile, ...]:
+    """The tiles to choose from, for slices that are ``gathering`` by windows or lie in rows."""
+    if gathering:
+        return tuple(t for t in tiles_for(precision) if t.threads <= MOST_GATHERING)
     if precision == "fp32":
         return TILES
     shapes = (

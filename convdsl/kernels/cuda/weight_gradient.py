@@ -18,8 +18,6 @@ from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
-MOST_THREADS = 128
-"""Of a block: with twice as many, two blocks leave too few registers for what is gathered."""
 SIZES = (
     *gemm.SIZES,
     *("columns", "rows", "size", "C", "CG", "F", "P", "each", "taps", "total_pixels"),
@@ -35,7 +33,7 @@ def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
     pixels = family.batch * s.outputs
     flat = channels < min(t.columns for t in TILES) / WASTE and s.taps > 1
     widths = [channels * s.taps] if flat else [channels] * s.taps
-    tiles = [tile for tile in tiles_for(precision) if tile.threads <= MOST_THREADS]
+    tiles = tiles_for(precision, gathering=True)
     work = choose(filters, widths, pixels, family.groups, tiles)
     tile = work.tile
     each = -(-widths[0] // tile.columns)
