@@ -139,7 +139,8 @@ class Program:
     def step(self, *arrays: Array, lr: float, pauses: Sequence[Pause] = ()) -> float:
         """One optimiser step at learning rate ``lr``; returns the loss before it.
 
-        Where the loss is not finite, nothing is updated. ``pauses`` are called on the way, in their order; see `Pause`.
+        Where the loss is not finite, nothing is updated. ``pauses`` are called on the way, in their
+        order; see `Pause`.
         """
         if "learning_rate" not in self._variables:
             raise TypeError("this program was compiled without an optimiser")
