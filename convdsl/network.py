@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convdsl.diagnostics import Diagnostic, Source, did_you_mean, problem
-from convdsl.graph import Expectation, Graph
+from convdsl.graph import Expectation, Graph, Setting
 
 if TYPE_CHECKING:
     from convdsl.language.syntax import File
@@ -43,6 +43,7 @@ class Network:
         self.graph: Graph = elaborated.graph
         self.expectations: tuple[Expectation, ...] = elaborated.expectations
         self.overridden: bool = elaborated.overridden
+        self.recipe: tuple[Setting, ...] = elaborated.recipe
         self.warnings: tuple[Diagnostic, ...] = tuple(elaborated.warnings)
 
     @property

@@ -88,6 +88,15 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
         return archive["x"], archive["y"]
 
 
+def weights_path(name: str) -> Path | None:
+    """The file of trained weights of the bundled network `name`, or None.
+
+    How they were trained is in `data/README.md`.
+    """
+    path = _PACKAGE / "data" / f"{_without_spelling(name)}.safetensors"
+    return path if path.is_file() else None
+
+
 def _bundled(folder: str) -> Path:
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder

@@ -464,8 +464,14 @@ def binary_cross_entropy(model, x, target):
     return model.add("Sub", model.add("Softplus", x), model.add("Mul", x, target))
 
 
+def soft_cross_entropy(model, x, target):
+    share = model.add("Mul", model.add("LogSoftmax", x, axis=1), target)
+    return model.add("Neg", model.add("ReduceSum", share, model.constant([1]), keepdims=0))
+
+
 LOSS_TRANSLATIONS = {
     "cross_entropy": by_class("SoftmaxCrossEntropyLoss"),
+    "soft_cross_entropy": mean_of(soft_cross_entropy),
     "negative_log_likelihood": by_class("NegativeLogLikelihoodLoss"),
     "mean_squared_error": mean_of(squared),
     "mean_absolute_error": mean_of(lambda m, x, t: m.add("Abs", m.add("Sub", x, t))),

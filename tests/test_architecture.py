@@ -24,6 +24,7 @@ ROWS = [
     {"network", "compiler"},
     {"inspection"},
     {"training"},
+    {"sklearn"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -35,7 +36,7 @@ TOGETHER = {("network", "compiler"), ("compiler", "network")}
 
 
 def modules():
-    return sorted(p for p in PACKAGE.rglob("*.py") if "data" not in p.parts)
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def place(path):

@@ -23,6 +23,8 @@ COMMANDS = {
     "draw": "draw networks as SVG, PNG, PDF or Graphviz text",
     "compile": "write a package that runs by itself, or print a stage of the compiler",
     "run": "run a network, or a compiled package, on images or arrays",
+    "train": "train a network on data, with checkpoints that it can be resumed from",
+    "evaluate": "loss and accuracy of a network with weights on data",
     "bench": "measure a network: latency, throughput, compile time, memory",
     "fmt": "format .cnn files",
     "diff": "what changed between two networks, in structure and in the numbers",

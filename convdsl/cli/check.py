@@ -51,6 +51,9 @@ class Verdict:
         if self.network is None:
             return f"{self.place}: {_number(errors, 'error') if errors else 'no network'}"
         claims = len(self.network.expectations)
+        failed = sum(d.code.startswith("E3") for d in self.diagnostics)
+        if errors > failed:
+            return f"{self.place}: {_number(errors, 'error')}"
         if errors:
             return f"{self.place}: {errors} of {_number(claims, 'expectation')} failed"
         held = f", {_number(claims, 'expectation')} hold" if claims else ", nothing expected"
@@ -79,7 +82,22 @@ def _verdict(path: Path, tree: File, name: str | None) -> Verdict:
         is_library = name is None and any(isinstance(item, Block) for item in tree.items)
         lacks_network = {d.code for d in error.diagnostics} == {"E107"}
         return Verdict(place, () if is_library and lacks_network else error.diagnostics)
-    return Verdict(place, (*network.warnings, *network.verify()), network)
+    found = (*network.warnings, *network.verify(), *_recipe(network))
+    return Verdict(place, found, network)
+
+
+def _recipe(network: Network) -> tuple[Diagnostic, ...]:
+    """What is wrong with how the network is to be trained, where it says that."""
+    if not network.recipe:
+        return ()
+    from convdsl.runtime.inputs import InputSpec
+    from convdsl.training.recipe import resolve
+
+    try:
+        resolve(network.recipe, (), InputSpec.of(network.graph.inputs[0]))
+    except CompileError as error:
+        return error.diagnostics
+    return ()
 
 
 def _number(count: int, what: str) -> str:

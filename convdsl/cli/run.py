@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from convdsl import resources
 from convdsl.cli import networks
 from convdsl.cli.compile import add_target
 from convdsl.cli.output import report, write_file
 from convdsl.diagnostics import problem
-from convdsl.network import Network
+from convdsl.network import Network, locate
 from convdsl.runtime import inputs, package, parameters
 from convdsl.views import results
 
@@ -40,9 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--input", metavar="X", type=Path, help="an image, or an array as .npy or .npz"
     )
     parser.add_argument(
-        "--weights", metavar="W.safetensors", type=Path, help="without it, weights are seeded"
+        "--weights",
+        metavar="W.safetensors",
+        type=Path,
+        help="without it, those that are bundled with the network; else they are seeded",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and random inputs")
+    parser.add_argument(
+        "--seed", type=int, help="of random inputs, and of weights, also where some are bundled"
+    )
     add_target(parser)
     parser.add_argument("--threads", metavar="N", type=networks.positive)
     parser.add_argument("--batch", metavar="N", type=networks.positive, help="inputs at a time")
@@ -75,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.activations, args.filters):
         if path is not None:
             _check_sheet(path)
+    trained = _trained(args)
+    args.seed = args.seed or 0
+    args.weights = args.weights or trained
     subject = _package(args) if package.is_package(args.network) else _network(args)
     given = _given(args, subject)
     if subject.network is not None and args.input is None:
@@ -135,6 +144,16 @@ def _network(args: argparse.Namespace) -> _Subject:
     specs = tuple(inputs.InputSpec.of(variable) for variable in graph.inputs)
     names = tuple(name for name, _ in graph.outputs)
     return _Subject(graph.name, specs, names, graph.labels, network)
+
+
+def _trained(args: argparse.Namespace) -> Path | None:
+    """The weights that are bundled with a network, where it is run as it is bundled."""
+    asked = args.set or args.input_size or args.seed is not None or args.weights
+    if asked or package.is_package(args.network):
+        return None
+    path, name = locate(args.network)
+    bundled = path.parent == resources.networks_directory()
+    return resources.weights_path(name) if bundled and name else None
 
 
 def _package(args: argparse.Namespace) -> _Subject:
@@ -211,7 +230,10 @@ def _given(args: argparse.Namespace, subject: _Subject) -> _Given:
 
 
 def _heading(args: argparse.Namespace, subject: _Subject, given: _Given, batch: int) -> str:
-    if args.weights is not None:
+    bundled = subject.network and resources.weights_path(subject.name)
+    if args.weights is not None and args.weights == bundled:
+        weights = "trained on 9,000 digits, others than the bundled ones"
+    elif args.weights is not None:
         weights = f"from {args.weights}"
     elif subject.network is None:
         weights = "of the package"

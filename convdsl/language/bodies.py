@@ -177,11 +177,18 @@ class Bodies(Flows):
                 return self._if(statement, frame)
             case syntax.Default():
                 frame.defaults = add_defaults(statement, frame.defaults, self, frame)
+            case syntax.Train():
+                self.train(statement, frame)
             case syntax.Input():
                 self.input(statement, frame)
             case syntax.Output():
                 self.output(statement, frame)
         return None
+
+    def train(self, statement: syntax.Train, frame: Frame) -> None:
+        """A recipe is a matter of networks, which take this over."""
+        message = "`train` stands in a network, not in a block"
+        self.session.error("E109", message, statement.span, frame)
 
     def input(self, statement: syntax.Input, frame: Frame) -> None:
         """An `input` statement; blocks have none."""

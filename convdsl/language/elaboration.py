@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convdsl.diagnostics import CompileError, Diagnostic, Source, Span, did_you_mean
-from convdsl.graph import Expectation, Graph, TensorType, Value
-from convdsl.language import inputs, syntax, values
+from convdsl.graph import Expectation, Graph, Setting, TensorType, Value
+from convdsl.language import inputs, recipes, syntax, values
 from convdsl.language.bodies import Bodies, Yielded
 from convdsl.language.claims import expectations
 from convdsl.language.flows import Given
@@ -36,6 +36,7 @@ class Elaborated:
     expectations: tuple[Expectation, ...] = ()
     overridden: bool = False
     warnings: tuple[Diagnostic, ...] = ()
+    recipe: tuple[Setting, ...] = ()
 
 
 def elaborate(
@@ -58,7 +59,9 @@ def elaborate(
         errors.sort(key=lambda d: d.span.start if d.span and d.span.source is file.source else -1)
         raise CompileError(errors)
     warnings = tuple(f for f in session.findings if f.severity == "warning")
-    return Elaborated(graph, tuple(session.expectations), elaborator.overridden, warnings)
+    return Elaborated(
+        graph, tuple(session.expectations), elaborator.overridden, warnings, elaborator.recipe
+    )
 
 
 def _guarded(elaborator: Elaborator, file: syntax.File, net: str | None) -> Graph | None:
@@ -99,6 +102,7 @@ class Elaborator(Bodies):
         self.input_sizes = input_sizes
         self.overridden = False
         self.labels_of_classes: tuple[str, ...] = ()
+        self.recipe: tuple[Setting, ...] = ()
         self._outputs: list[tuple[str, Value]] = []
         self._output_names: dict[str, Span] = {}
         self._inputs = 0
@@ -297,6 +301,20 @@ class Elaborator(Bodies):
             message = f"`{frame.title}` has {count}, and {len(self.input_sizes)} sizes are given"
             self.session.error("E106", message, None)
 
+    # -- the recipe --------------------------------------------------------------------------
+    def train(self, statement: syntax.Train, frame: Frame) -> None:
+        if not frame.is_net:
+            super().train(statement, frame)
+            return
+        found = {setting.name: setting for setting in self.recipe}
+        for setting in recipes.settings(statement.arguments, self, frame):
+            if setting.name in found:
+                self.session.error(
+                    "E105", f"`{setting.name}` is given twice", setting.name_span, frame
+                )
+            found.setdefault(setting.name, setting)
+        self.recipe = tuple(found.values())
+
     # -- outputs -----------------------------------------------------------------------------
     def output(self, statement: syntax.Output, frame: Frame) -> None:
         if not frame.is_net:
@@ -377,6 +395,26 @@ def written(name: str, value: object) -> syntax.Expression:
     (item,) = parse(source).items
     assert isinstance(item, syntax.Definition)
     return item.flow.steps[0] if len(item.flow.steps) == 1 else item.flow
+
+
+def recipe(text: str, option: str) -> tuple[Setting, ...]:
+    """The settings of a recipe that stand outside of a program: ``epochs=3, schedule=cosine``.
+
+    Raises CompileError with what is wrong, as standing in ``<option>``.
+    """
+    items = parse(Source(f"<{option}>", f"net N {{ train {{ {text} }} }}\n")).items
+    elaborator = Elaborator(Session())
+    frame = Frame("", {}, {}, {}, Names(), is_net=True)
+    for item in items:
+        assert isinstance(item, syntax.Net)
+        for statement in item.body.statements:
+            if not isinstance(statement, syntax.Train):
+                message = f"`{text}` are no settings of `train`"
+                raise CompileError(Diagnostic("E002", message, statement.span))
+            elaborator.train(statement, frame)
+    if elaborator.session.findings:
+        raise CompileError(elaborator.session.findings)
+    return elaborator.recipe
 
 
 def literal(value: object) -> str:

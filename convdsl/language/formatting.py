@@ -190,11 +190,23 @@ class _Printer:
                 return [
                     f"default {op.text} {{ {inside} }}" if inside else f"default {op.text} {{}}"
                 ]
+            case syntax.Train(arguments=given):
+                return self._train(given)
             case syntax.For(variable=variable, values=values, body=body):
                 return self._body(f"for {variable.text} in {printing.expression(values)}", body)
             case syntax.If():
                 return self._if(statement)
         return self._item(statement)
+
+    def _train(self, given: Sequence[syntax.Argument]) -> list[str]:
+        """Settings on one line, or where they do not fit, one a line."""
+        settings = printing.arguments(given, tight=False)
+        if not settings:
+            return ["train {}"]
+        line = f"train {{ {', '.join(settings)} }}"
+        if len(line) <= self.width and "\n" not in line:
+            return [line]
+        return ["train {", *(INDENT + setting for setting in settings), "}"]
 
     def _item(self, item: syntax.Statement) -> list[str]:
         match item:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 RESERVED = frozenset(
     (
         *("net", "block", "for", "in", "if", "else", "yield", "expect", "default", "import"),
-        *("input", "output", "and", "or", "not"),
+        *("input", "output", "train", "and", "or", "not"),
     )
 )
 

@@ -46,6 +46,7 @@ _AFTER = {
     "yield": "the value to yield",
     "expect": "a shape such as `6@28x28`, or a quantity such as `params=156`",
     "default": "the name of an op",
+    "train": "`{`",
     "import": "a file name in double quotes",
     "input": "a type such as `3@224x224`",
     "output": "the output's name and a colon",

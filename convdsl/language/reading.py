@@ -115,7 +115,7 @@ class Reader:
                 # Or it is what is left of a line that was left out because of another mistake.
                 self._complain(
                     "E002",
-                    "braces stand after `net`, `block`, `for`, `if`, `else` or `default`",
+                    "braces stand after `net`, `block`, `for`, `if`, `else`, `default` or `train`",
                     statement.span,
                 )
         return tuple(statements)
@@ -205,6 +205,9 @@ class Reader:
 
     def _default(self, parts: list[Any]) -> syntax.Default:
         return syntax.Default(*self._begin(parts), self._named(parts[1]), tuple(_nodes(parts)))
+
+    def _train(self, parts: list[Any]) -> syntax.Train:
+        return syntax.Train(*self._begin(parts), tuple(_nodes(parts)))
 
     def _expect(self, parts: list[Any]) -> _Part:
         return _Part(self._span(parts), tuple(_nodes(parts)))

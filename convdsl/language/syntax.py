@@ -255,6 +255,13 @@ class Default(Statement):
 
 
 @dataclass(frozen=True)
+class Train(Statement):
+    """``train { name=value, ... }``: how the network is trained."""
+
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
 class Body(Node):
     """What stands between braces."""
 
@@ -275,7 +282,7 @@ class If(Statement):
     otherwise: Body | If | None = None
 
 
-BodyStatement = Input | Layer | Definition | Output | Yield | Default | For | If
+BodyStatement = Input | Layer | Definition | Output | Yield | Default | Train | For | If
 
 # -- the file --------------------------------------------------------------------------------
 

@@ -146,6 +146,11 @@ class _ByClass(Loss):
     def flops(self, *x: TensorType) -> int:
         return 7 * x[0].size + 4
 
+    @property
+    def shares_sum_to_one(self) -> bool:
+        """Whether the shares of all classes are known to be 1 together."""
+        return not self.class_weights
+
     def logarithm(self, b: Builder, x: Value) -> tuple[list[Value], Expr]:
         """An element's log-probability: the values it needs as x1, x2, …, and its expression."""
         raise NotImplementedError
@@ -236,7 +241,7 @@ class CrossEntropy(_ByClass):
     def slope(self, b: Builder, x: Value, shares: Value) -> tuple[list[Value], Expr]:
         probability = exp(operand(0) - operand(1)) / operand(2)
         given = [x, *exponentials(b, x), shares]
-        if not self.class_weights:
+        if self.shares_sum_to_one:
             return given, probability - operand(3)
         row = compute(b, operand(0), [shares], x.type, per_row(x.type))
         return [*given, row], probability * operand(4) - operand(3)
@@ -246,6 +251,40 @@ class CrossEntropy(_ByClass):
 
         apart = x - x.max(axis=1, keepdims=True)
         return np.asarray(apart - np.log(np.exp(apart).sum(axis=1, keepdims=True)))
+
+
+@dataclass(frozen=True)
+class SoftCrossEntropy(CrossEntropy):
+    """The mean of −Σ t·log softmax(x) for logits x and a target t of shares of all classes.
+
+    The loss of images that are mixed (Zhang et al. 2018), whose target is several classes in part.
+    It has no class weights.
+    """
+
+    kind: ClassVar[str] = "soft_cross_entropy"
+
+    def target(self, prediction: TensorType) -> TensorType:
+        if self.class_weights:
+            raise Problem("E502", f"`{self.kind}` has no class weights")
+        return prediction
+
+    @property
+    def shares_sum_to_one(self) -> bool:
+        return False  # whoever makes the target decides
+
+    def _shares(self, b: Builder, x: Value, target: Value) -> Value:
+        smooth = self.label_smoothing
+        if not smooth:
+            return target
+        return compute(b, operand(0) * (1 - smooth) + smooth / x.type.channels, [target], x.type)
+
+    def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        x, target = inputs
+        shares = target * (1 - self.label_smoothing) + self.label_smoothing / x.shape[1]
+        each = -(shares * self.log_probabilities(x)).sum(axis=1)
+        return np.asarray(each.mean(), x.dtype)
 
 
 @dataclass(frozen=True)
@@ -268,6 +307,7 @@ LOSSES: dict[str, type[Loss]] = {
     loss.kind: loss
     for loss in (
         CrossEntropy,
+        SoftCrossEntropy,
         NegativeLogLikelihood,
         MeanSquaredError,
         MeanAbsoluteError,

@@ -7,12 +7,15 @@ from convdsl.passes.gradient import add_gradients, add_loss
 from convdsl.passes.recompute import recompute
 from convdsl.passes.simplify import simplify
 from convdsl.passes.specialise import specialise
-from convdsl.passes.update import SGD, Adam, Optimizer, add_updates
+from convdsl.passes.update import AVERAGE, SGD, Adam, Optimizer, Refined, RMSprop, add_updates
 
 __all__ = [
+    "AVERAGE",
     "SGD",
     "Adam",
     "Optimizer",
+    "RMSprop",
+    "Refined",
     "add_gradients",
     "add_loss",
     "add_updates",

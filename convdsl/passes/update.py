@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 
-from convdsl.graph import Builder, Graph, Initialiser, TensorType, Value
-from convdsl.ops.expressions import Expr, Number, power, sqrt
+from convdsl.graph import Builder, Graph, Initialiser, TensorType, Value, Variable
+from convdsl.ops.expressions import Expr, Number, maximum, minimum, power, sqrt
 from convdsl.ops.families import operand
 from convdsl.ops.primitive import compute
 
 SCALAR = TensorType((), batched=False)
+
+
+AVERAGE = ".average"
+"""What is behind the name of a parameter in that of its moving average."""
 
 
 class Optimizer:
@@ -18,6 +25,10 @@ class Optimizer:
     def update(self, b: Builder, parameter: Value, gradient: Value, rate: Value) -> None:
         """Assign the parameter, and the rule's own state, what they become after a step."""
         raise NotImplementedError
+
+    def undecayed(self) -> Optimizer:
+        """The rule without weight decay."""
+        return self
 
 
 def _state(b: Builder, parameter: Value, name: str) -> Value:
@@ -35,6 +46,9 @@ class SGD(Optimizer):
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+
+    def undecayed(self) -> Optimizer:
+        return replace(self, weight_decay=0.0)
 
     def update(self, b: Builder, parameter: Value, gradient: Value, rate: Value) -> None:
         p, g, lr = operand(0), operand(1), operand(2)
@@ -69,6 +83,9 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
     decoupled: bool = False
 
+    def undecayed(self) -> Optimizer:
+        return replace(self, weight_decay=0.0)
+
     def update(self, b: Builder, parameter: Value, gradient: Value, rate: Value) -> None:
         type = parameter.type
         g: Expr = operand(0)
@@ -92,6 +109,92 @@ class Adam(Optimizer):
         b.assign(parameter, compute(b, kept - lr * unbiased / spread, given, type))
 
 
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop: steps by the gradient over the root of the mean of its squares, as in PyTorch.
+
+    g ← g + weight_decay·p;  s ← smoothing·s + (1 − smoothing)·g²;  g ← g / (√s + eps);
+    v ← momentum·v + g;  p ← p − rate·v. (Tieleman and Hinton 2012, lecture 6.5)
+    """
+
+    smoothing: float = 0.99
+    momentum: float = 0.0
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def undecayed(self) -> Optimizer:
+        return replace(self, weight_decay=0.0)
+
+    def update(self, b: Builder, parameter: Value, gradient: Value, rate: Value) -> None:
+        type = parameter.type
+        p, g, lr, old = (operand(k) for k in range(4))
+        decayed = g + p * self.weight_decay
+        given = [parameter, gradient, rate]
+        square = _state(b, parameter, "square")
+        s = old * self.smoothing + decayed * decayed * (1 - self.smoothing)
+        new_square = compute(b, s, [*given, square], type)
+        b.assign(square, new_square)
+        given.append(new_square)
+        step = decayed / (sqrt(operand(3)) + self.eps)
+        if self.momentum:
+            velocity = _state(b, parameter, "velocity")
+            v = compute(b, operand(4) * self.momentum + step, [*given, velocity], type)
+            b.assign(velocity, v)
+            given.append(v)
+            step = operand(4)
+        b.assign(parameter, compute(b, p - lr * step, given, type))
+
+
+@dataclass(frozen=True)
+class Refined(Optimizer):
+    """An optimiser with what surrounds it, each part left out where it is not asked for.
+
+    ``clip``: gradients are scaled down until the norm of all of them together is at most this.
+    (Pascanu, Mikolov and Bengio 2013, algorithm 1)
+    ``spare_vectors``: weight decay leaves biases, and the scales and shifts of normalisation alone:
+    the parameters with a single axis.
+    ``average``: a moving average of parameters and running statistics is kept, as states called
+    ``NAME.average``: a ← a + (p − a)·max(1 − average, 1/t) for step t, the plain mean until
+    enough steps are gone. (Polyak and Juditsky 1992)
+    """
+
+    optimizer: Optimizer = field(default_factory=SGD)
+    clip: float = 0.0
+    spare_vectors: bool = False
+    average: float = 0.0
+
+    def update(self, b: Builder, parameter: Value, gradient: Value, rate: Value) -> None:
+        rule = self.optimizer
+        if self.spare_vectors and len(parameter.type.shape) <= 1:
+            rule = rule.undecayed()
+        rule.update(b, parameter, gradient, rate)
+
+    def clipped(self, b: Builder, gradients: Sequence[Value]) -> list[Value]:
+        """The gradients as they are taken."""
+        if not self.clip:
+            return list(gradients)
+        g = operand(0)
+        squares = [compute(b, g * g, [value], value.type, SCALAR) for value in gradients]
+        total = reduce(add, [operand(k) for k in range(len(squares))])
+        # The tiny number is PyTorch's: gradients of zeros have no norm to divide by.
+        share = minimum(Number(self.clip) / (sqrt(total) + 1e-6), 1.0)
+        scale = compute(b, share, squares, SCALAR)
+        return [compute(b, g * operand(1), [value, scale], value.type) for value in gradients]
+
+    def averages(self, b: Builder, variables: Sequence[Variable]) -> None:
+        """Assign the moving averages of variables, where they are kept."""
+        if not self.average:
+            return
+        time = _count(b)
+        becomes = dict(b.assignments)
+        share = maximum(Number(1 - self.average), 1.0 / operand(2))
+        for variable in variables:
+            mean = b.variable(variable.name + AVERAGE, variable.type, "state", Initialiser("zeros"))
+            moved = operand(0) + (operand(1) - operand(0)) * share
+            given = [mean, becomes.get(variable, variable), time]
+            b.assign(mean, compute(b, moved, given, variable.type))
+
+
 def _count(b: Builder) -> Value:
     """The number of this step, from 1; kept as a state called ``steps``."""
     for variable, value in b.assignments:
@@ -108,12 +211,17 @@ def add_updates(graph: Graph, optimizer: Optimizer) -> Graph:
 
     The learning rate is a state variable called ``learning_rate``, set before a step.
     """
+    rule = optimizer if isinstance(optimizer, Refined) else Refined(optimizer=optimizer)
     b = Builder(graph)
     rate = b.variable("learning_rate", SCALAR, "state", Initialiser("constant", 0.01))
-    gradients = dict(graph.outputs)
-    for parameter in graph.parameters:
+    outputs = dict(graph.outputs)
+    b.prefix = "clipping."
+    gradients = rule.clipped(b, [outputs[f"gradient of {p.name}"] for p in graph.parameters])
+    for parameter, gradient in zip(graph.parameters, gradients, strict=True):
         b.prefix = f"{parameter.name}.update."
-        optimizer.update(b, parameter, gradients[f"gradient of {parameter.name}"], rate)
+        rule.update(b, parameter, gradient, rate)
+    b.prefix = "average."
+    rule.averages(b, (*graph.parameters, *graph.buffers))
     return graph.replace(
         variables=tuple(b.variables), nodes=tuple(b.nodes), assignments=tuple(b.assignments)
     )

@@ -269,15 +269,33 @@ def inspect(kernel: Kernel, stage: str) -> str:
 
 @cache
 def launcher() -> Any:
-    """The compiled function that runs the steps of a program."""
-    import numba
+    """The compiled function that runs the steps of a program.
 
+    It lets other Python threads work meanwhile, so callers see to it that it runs once at a time.
+    """
     from convdsl.runtime import native
 
     source, key = _launcher_source()
-    dispatcher = numba.njit(parallel=True)(_function("launch", key, source))
-    dispatcher._cache = _Entry("launch", key)
-    dispatcher.compile(native.LAUNCH_SIGNATURE)
+    return _routine("launch", source, key, native.LAUNCH_SIGNATURE, parallel=True)
+
+
+@cache
+def routine(function: Callable[..., None], signature: str) -> Any:
+    """A plain Python function on arrays, compiled for one signature and kept like a kernel.
+
+    It runs on the thread that calls it and lets other Python threads work meanwhile.
+    """
+    source = getsource(function)
+    key = hashlib.sha256(f"{signature}\n{source}".encode()).hexdigest()[:16]
+    return _routine(function.__name__, source, key, signature, parallel=False)
+
+
+def _routine(name: str, source: str, key: str, signature: Any, parallel: bool) -> Any:
+    import numba
+
+    dispatcher = numba.njit(parallel=parallel, nogil=True)(_function(name, key, source))
+    dispatcher._cache = _Entry(name, key)
+    dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
 
@@ -293,7 +311,7 @@ def _launcher_source() -> tuple[str, str]:
     from convdsl.runtime import native
 
     source = getsource(native.launch)
-    return source, hashlib.sha256(source.encode()).hexdigest()[:16]
+    return source, hashlib.sha256(f"nogil\n{source}".encode()).hexdigest()[:16]
 
 
 @cache

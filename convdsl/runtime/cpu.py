@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ GUARD = 0xA5
 """What guard zones are filled with."""
 GRAIN = 3_000
 """Operations below which a second thread costs more than it saves."""
+_CALLING = threading.Lock()
+"""Held during a native call: not all of Numba's thread pools can be entered twice."""
 
 
 def thread_count(requested: int | None) -> int:
@@ -112,7 +115,8 @@ class CpuMachine:
 
         if last > first:
             numba.set_num_threads(self.threads)
-            self._launch(*tables, first, last)
+            with _CALLING:
+                self._launch(*tables, first, last)
 
     def _table(self, steps: Sequence[Step]) -> tuple[Array, Array, Array]:
         width = max((len(s.buffers) + len(s.sizes) for s in steps), default=1)

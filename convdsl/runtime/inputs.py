@@ -24,7 +24,7 @@ import numpy as np
 from convdsl import resources
 from convdsl.diagnostics import CompileError, problem
 from convdsl.graph import TensorType, Variable
-from convdsl.graph.types import Shape
+from convdsl.graph.types import Shape, extents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -157,32 +157,102 @@ def _shape(sizes: Sequence[object]) -> str:
 # -- preprocessing ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class View:
+    """How an image is looked at otherwise than its `input` declares, which training varies.
+
+    ``resize``: the shorter side, in pixels, in place of the declared `resize`. ``at``: where `crop`
+    cuts, as fractions of the room below and beside it, (0.5, 0.5) being the middle.
+    """
+
+    resize: int | None = None
+    at: tuple[float, float] = (0.5, 0.5)
+
+
+AS_DECLARED = View()
+
+
 def from_image(image: Image, spec: InputSpec, name: str = "the image") -> Array:
     """An image as a float32 array of the input's shape.
 
     Raises CompileError E531 where the input takes no images, or none of this size.
     """
+    (made,) = from_pixels(pixels(image, spec, name)[None], spec, name)
+    return np.asarray(made)
+
+
+def pixels(
+    image: Image, spec: InputSpec, name: str = "the image", view: View = AS_DECLARED
+) -> Array:
+    """An image as uint8, channels × height × width: in the input's mode, resized, cut where told.
+
+    Raises CompileError E531 where the input takes no images, or none of this size.
+    """
     if len(spec.shape) != 3 or spec.shape[0] not in MODES:
+        raise problem("E531", f"{name} is an image, {spec} is none", "give an `.npy` file")
+    image = _in_mode(image, spec.shape[0])
+    resize = view.resize or spec.preprocessing.get("resize")
+    if resize:
+        image = _resized(image, resize)
+    values = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+    return values if view is AS_DECLARED else cropped(values, spec, name, view)
+
+
+def cropped(pixels: Array, spec: InputSpec, name: str, view: View = AS_DECLARED) -> Array:
+    """What the declared `crop` cuts out of … × height × width, at the place of the view."""
+    if "crop" not in spec.preprocessing:
+        return pixels
+    (high, wide), (height, width) = _sizes(spec.preprocessing["crop"]), pixels.shape[-2:]
+    if high > height or wide > width:
         raise problem(
-            "E531",
-            f"{name} is an image, {spec} is none",
-            "give an `.npy` file",
+            "E531", f"{name} is {height}x{width}, smaller than the {high}x{wide} cut out of it"
         )
+    top, left = int((height - high + 1) * view.at[0]), int((width - wide + 1) * view.at[1])
+    if view.at == (0.5, 0.5):
+        top, left = (height - high) // 2, (width - wide) // 2
+    return pixels[..., top : top + high, left : left + wide]
+
+
+def from_pixels(pixels: Array, spec: InputSpec, name: str = "the image") -> Array:
+    """Pixels as uint8 N×C×spatial as a float32 array N×shape: what comes after `resize`.
+
+    Raises CompileError E531 where they do not make the input's size.
+    """
     given = spec.preprocessing
-    if "resize" in given:
-        image = _resized(_in_mode(image, spec.shape[0]), given["resize"])
-    pixels = _pixels(image, spec.shape[0])
-    before = pixels.shape[1:]
+    before = pixels.shape[2:]
     if "crop" in given:
-        pixels = _cropped(pixels, _sizes(given["crop"]), name)
+        pixels = cropped(pixels, spec, name)
+    pads = np.broadcast_to(np.array(_numbers(given.get("pad", 0)), int), len(before))
+    after = tuple(int(s + 2 * pad) for s, pad in zip(pixels.shape[2:], pads, strict=True))
+    if (pixels.shape[1], *after) != spec.shape:
+        raise _wrong_size(name, before, after, spec)
     if given.get("invert"):
-        pixels = 1 - pixels
-    if "pad" in given:
-        high, wide = _sizes(given["pad"])
-        pixels = np.pad(pixels, ((0, 0), (high, high), (wide, wide)))
-    if pixels.shape != spec.shape:
-        raise _wrong_size(name, before, pixels.shape[1:], spec)
-    return _scaled(pixels, given)
+        pixels = 255 - pixels
+    if given.get("order") == "bgr":
+        pixels = pixels[:, ::-1]
+    black, contrast = (_along_channels(level, spec) for level in levels(spec))
+    result = np.empty((len(pixels), *spec.shape), np.float32)
+    inside = (slice(None), slice(None), *(slice(pad, -pad or None) for pad in pads))
+    if pads.any():
+        result[...] = black
+    np.divide(pixels, 255 / contrast, out=result[inside], dtype=np.float32, casting="same_kind")
+    result[inside] += black
+    return result
+
+
+def levels(spec: InputSpec) -> tuple[Array, Array]:
+    """What black is in the network's numbers, and how much more white is; float32, per channel."""
+    given = spec.preprocessing
+    low, high = _numbers(given.get("range", (0, 1)))
+    mean, std = (
+        np.broadcast_to(_numbers(given.get(name, default)), spec.shape[:1])
+        for name, default in (("mean", 0.0), ("std", 1.0))
+    )
+    return ((low - mean) / std).astype(np.float32), ((high - low) / std).astype(np.float32)
+
+
+def _along_channels(values: Array, spec: InputSpec) -> Array:
+    return values.reshape(-1, *(1,) * (len(spec.shape) - 1))
 
 
 def _in_mode(image: Image, channels: int) -> Image:
@@ -199,12 +269,6 @@ def _in_mode(image: Image, channels: int) -> Image:
     return image.convert(MODES[channels])
 
 
-def _pixels(image: Image, channels: int) -> Array:
-    """Channels × height × width, black 0 and white 1."""
-    values = np.asarray(_in_mode(image, channels), np.float32) / 255
-    return values.reshape(image.height, image.width, channels).transpose(2, 0, 1)
-
-
 def _resized(image: Image, value: Any) -> Image:
     from PIL import Image
 
@@ -217,37 +281,16 @@ def _resized(image: Image, value: Any) -> Image:
     return image.resize((wide, high), Image.Resampling.BILINEAR)
 
 
-def _cropped(pixels: Array, sizes: tuple[int, int], name: str) -> Array:
-    (high, wide), (height, width) = sizes, pixels.shape[1:]
-    if high > height or wide > width:
-        raise problem(
-            "E531", f"{name} is {height}x{width}, smaller than the {high}x{wide} cut out of it"
-        )
-    top, left = (height - high) // 2, (width - wide) // 2
-    return pixels[:, top : top + high, left : left + wide]
-
-
-def _scaled(pixels: Array, given: Mapping[str, Any]) -> Array:
-    low, high = _numbers(given.get("range", (0, 1)))
-    pixels = low + pixels * (high - low)
-    if given.get("order") == "bgr":
-        pixels = pixels[::-1]
-    mean, std = (_numbers(given.get(name, default)) for name, default in (("mean", 0), ("std", 1)))
-    per_channel = (-1, 1, 1)
-    pixels = (pixels - np.reshape(mean, per_channel)) / np.reshape(std, per_channel)
-    return np.ascontiguousarray(pixels, np.float32)
-
-
 def _wrong_size(name: str, given: Shape, made: Shape, spec: InputSpec) -> CompileError:
-    wanted = spec.shape[1:]
-    after = "" if given == made else f", {made[0]}x{made[1]} after preprocessing"
-    declared = "resize" in spec.preprocessing
+    wanted = extents(spec.shape[1:])
+    after = "" if given == made else f", {extents(made)} after preprocessing"
+    declared = "resize" in spec.preprocessing or len(spec.shape) != 3
     return problem(
         "E531",
-        f"{name} is {given[0]}x{given[1]}{after}, {spec} takes {wanted[0]}x{wanted[1]}",
+        f"{name} is {extents(given)}{after}, {spec} takes {wanted}",
         "the program's `resize`, `crop` and `pad` do not make the size of its input"
         if declared
-        else f"`input {TensorType(spec.shape)} resize={wanted[0]}x{wanted[1]}` would resize images",
+        else f"`input {TensorType(spec.shape)} resize={wanted}` would resize images",
     )
 
 

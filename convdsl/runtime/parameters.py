@@ -93,20 +93,46 @@ def read(path: str | Path) -> dict[str, Array]:
         ) from None
 
 
-def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
-    """Write a safetensors file whole: it is complete or not there."""
+UNFINISHED = ".convdsl.tmp"
+"""What the names of files end with that are being written."""
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its arrays."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return dict(file.metadata() or {})
+
+
+def write(
+    path: str | Path, arrays: Mapping[str, Array], texts: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file whole: it is complete or not there. Raises CompileError E504."""
+    from safetensors.numpy import save
+
+    content = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+    _write(Path(path), save(content, dict(texts) if texts else None))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole: it is complete or as it was. Raises CompileError E504."""
+    _write(Path(path), text.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
     import os
     import tempfile
 
-    from safetensors.numpy import save
-
-    path = Path(path)
+    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
         with os.fdopen(handle, "wb") as file:
-            file.write(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+            file.write(content)
         os.replace(temporary, path)
     except OSError as reason:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         raise problem("E504", f"{path} cannot be written: {reason.strerror}") from None
 
 
@@ -133,6 +159,16 @@ def check_update(graph: Graph, arrays: Mapping[str, Array]) -> None:
             found.append(Diagnostic("E505", message))
     if found:
         raise CompileError(found[:10])
+
+
+def check_state(graph: Graph, arrays: Mapping[str, Array]) -> None:
+    """Raise CompileError E505 where arrays are not the state that the graph's optimiser keeps."""
+    wanted = {v.name: v.type.shape for v in graph.role("state")}
+    given = {name: np.shape(array) for name, array in arrays.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            message = f"the state `{name}` is not that of `{graph.name}` with this optimiser"
+            raise problem("E505", message)
 
 
 def check_complete(graph: Graph, names: Iterable[str], path: str | Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -36,6 +37,18 @@ class Machine(Protocol):
         """Bring the program's memory of its variables up to date."""
 
 
+@dataclass(frozen=True)
+class Pause:
+    """What is done between two steps of the plan, before gradients are used.
+
+    ``call`` is called when the first ``after`` of the steps have run; it may read and write what
+    they computed.
+    """
+
+    after: int
+    call: Callable[[], None]
+
+
 class Program:
     """A network compiled for a target, a batch and a mode.
 
@@ -53,6 +66,8 @@ class Program:
         self._variables = initial(kept, seed)
         self._stale = True
         self._count = 0
+        self.stream = 0
+        """Tells programs apart that share a seed and a batch; their random numbers differ."""
         self.input_grad: Array | tuple[Array, ...] | None = None
         """The gradients by the inputs, after `value_and_grad`."""
         self._machine: Machine | None = None
@@ -121,8 +136,12 @@ class Program:
         gradients = {name: results[f"gradient of {name}"] for name in self.parameters}
         return float(results["loss"]), gradients
 
-    def step(self, *arrays: Array, lr: float) -> float:
-        """One optimiser step at learning rate ``lr``; returns the loss before it."""
+    def step(self, *arrays: Array, lr: float, pauses: Sequence[Pause] = ()) -> float:
+        """One optimiser step at learning rate ``lr``; returns the loss before it.
+
+        Where the loss is not finite, nothing is updated. ``pauses`` are called on the way, in their
+        order; see `Pause`.
+        """
         if "learning_rate" not in self._variables:
             raise TypeError("this program was compiled without an optimiser")
         inputs = self._training_inputs(arrays)
@@ -130,10 +149,16 @@ class Program:
             self._variables["learning_rate"][...] = lr
             self._draw_key()
             # Gradients by the inputs, which no update needs, are left out.
-            self._execute(inputs, self.plan.shared)
-            self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
+            first = 0
+            for pause in pauses:
+                self._execute(inputs, pause.after, first)
+                pause.call()
+                first = pause.after
+            self._execute(inputs, self.plan.shared, first)
             loss = float(self._copy(self.plan.outputs[0]))
-            self._count += 1
+            if math.isfinite(loss):
+                self.machine.run(inputs, self.plan.forward, len(self.plan.steps))
+                self._count += 1
         return loss
 
     def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
@@ -146,14 +171,15 @@ class Program:
             self._variables["random_key"][...] = self._key()
 
     def _key(self) -> int:
-        """The key of this step's random numbers: a function of seed and step."""
-        return int(np.random.SeedSequence([self._seed, self._count]).generate_state(1)[0])
+        """The key of this step's random numbers: a function of seed, step and stream."""
+        parts = [self._seed, self._count, self.stream]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
-    def _execute(self, inputs: dict[str, Array], last: int | None = None) -> None:
+    def _execute(self, inputs: dict[str, Array], last: int | None = None, first: int = 0) -> None:
         if self._stale:
             self.machine.prepare()
             self._stale = False
-        self.machine.run(inputs, 0, self.plan.forward if last is None else last)
+        self.machine.run(inputs, first, self.plan.forward if last is None else last)
 
     def _copy(self, port: Port) -> Array:
         return self.machine.view(port.buffer, port.shape).copy()
@@ -213,6 +239,30 @@ class Program:
                 self._machine.fetch()
             for name, array in arrays.items():
                 self._variables[name][...] = array
+            self._stale = True
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """What an optimiser keeps, by name; read-only, see `resume`."""
+        return self._read_only("state")
+
+    @property
+    def steps_taken(self) -> int:
+        """How many optimiser steps were taken: with the seed, the key of the random numbers."""
+        return self._count
+
+    def resume(self, state: Mapping[str, Array], steps_taken: int) -> None:
+        """Continue after that many steps with the `state` that was kept then.
+
+        Raises CompileError E505, and changes nothing, where names or shapes are not the program's.
+        """
+        files.check_state(self.graph, state)
+        with self._lock:
+            if self._machine is not None:
+                self._machine.fetch()
+            for name, array in state.items():
+                self._variables[name][...] = array
+            self._count = steps_taken
             self._stale = True
 
     def load(self, path: str | Path) -> None:

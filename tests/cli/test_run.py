@@ -1,5 +1,6 @@
 """`run` and `compile`, through the compiler, on a tiny network and on the bundled one."""
 
+import re
 import subprocess
 import sys
 
@@ -30,8 +31,14 @@ def test_the_main_job_classifies_the_digits(convdsl):
     assert "C1 " in ran.out
     assert "61,706" in ran.out
     assert "the 40 bundled handwritten digits" in ran.out
+    assert "trained on 9,000 digits" in ran.out
+    assert re.search(r"(39|40) of 40 right: accuracy", ran.out)
+
+
+def test_a_seed_is_preferred_to_bundled_weights(convdsl):
+    ran = convdsl("run", "lenet", "--seed", 0)
+    assert ran.status == 0
     assert "seeded with 0, untrained" in ran.out
-    assert "of 40 right: accuracy" in ran.out
 
 
 def test_an_image_is_classified(convdsl, tiny, image):

@@ -114,6 +114,7 @@ class Writer:
         lambda s: f"output {s.name()}: {s.flow()}",
         lambda s: f"input {s.name()}: 3@8x8 {s.argument()}",
         lambda s: f"default {s.name()} {{ {s.name()}={s.operand()} }}",
+        lambda s: f"train {{ {s.name()}={s.operand()}, {s.name()}=[{s.name()}] }}",
     )
     NESTED = (
         lambda s: f"for {s.name()} in {s.expression()} {s.body()}",

@@ -147,3 +147,19 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a seed cannot be shrun
 @given(st.integers(0, 2**32))
 def test_random_networks(seed):
     assert_same(parse(Source("net.cnn", network(seed))), "T", {"k": 3} if seed % 2 else None)
+
+
+def test_recipes_are_kept_and_inherited():
+    text = (
+        "net T(n=3, how: word=adam) {\n  input 4\n  dense 2\n"
+        "  train { epochs=n * 2, optimizer=how, augment=[flip, crop(pad=n)] }\n}\n"
+        "net U = T(5)\n"
+    )
+    file = parse(Source("t.cnn", text))
+    for name, epochs, pad in (("T", 6, 3), ("U", 10, 5)):
+        told = {s.name: s.value for s in elaborate(file, name).recipe}
+        assert told["epochs"] == epochs
+        assert told["optimizer"].name == "adam"
+        assert [str(c) for c in told["augment"]] == ["flip", f"crop(pad={pad})"]
+        again = elaborate(parse(Source("c.cnn", to_text(file, name))), name).recipe
+        assert {s.name: s.value for s in again} == told

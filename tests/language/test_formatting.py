@@ -165,3 +165,18 @@ def test_most_random_programs_parse():
             continue
         parsed += 1
     assert parsed > 60
+
+
+def test_recipes_stand_on_a_line_or_a_setting_a_line():
+    given = (
+        "net T{ input 4\n dense 2\n train{epochs=3;lr=1e-3,\n augment=[flip,crop( pad=4 )]}\n"
+        " # why\n train { seed=1 } }\n"
+    )
+    formatted = format_text(Source("t.cnn", given))
+    assert "  train { epochs=3, lr=1e-3, augment=[flip, crop(pad=4)] }\n" in formatted
+    assert format_text(Source("t.cnn", formatted)) == formatted
+    settings = ", ".join(f"weight_decay={n * 111111}" for n in range(1, 6))
+    long = f"net T {{\n  input 4\n  train {{ {settings} }}\n  dense 2\n}}\n"
+    broken = format_text(Source("t.cnn", long))
+    assert "  train {\n    weight_decay=111111\n" in broken
+    assert format_text(Source("t.cnn", broken)) == broken

@@ -1,5 +1,7 @@
 """Training against torch: batch statistics, losses, shared values, several steps."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,7 @@ def test_batch_norm_trains_as_torchs_does():
 def torch_loss(name, x, target):
     return {
         "cross_entropy": lambda: F.cross_entropy(x, target),
+        "soft_cross_entropy": lambda: F.cross_entropy(x, target),
         "negative_log_likelihood": lambda: F.nll_loss(x, target),
         "mean_squared_error": lambda: F.mse_loss(x, target),
         "mean_absolute_error": lambda: F.l1_loss(x, target),
@@ -79,6 +82,7 @@ def torch_loss(name, x, target):
     "name",
     [
         "cross_entropy",
+        "soft_cross_entropy",
         "negative_log_likelihood",
         "mean_squared_error",
         "mean_absolute_error",
@@ -97,6 +101,8 @@ def test_losses_are_torchs(name, shape, large):
     x = (random.standard_normal((3, *type.shape)) * large).astype(np.float32)
     if name in ("cross_entropy", "negative_log_likelihood"):
         target = random.integers(0, type.channels, (3, *type.spatial))
+    elif name == "soft_cross_entropy":
+        target = random.uniform(size=x.shape).astype(np.float32)  # its sum is not 1, too
     elif name == "mean_squared_error":
         target = random.standard_normal(x.shape).astype(np.float32)
     else:
@@ -209,3 +215,101 @@ def test_recomputation_saves_memory_and_changes_no_bit():
     for name, gradient in gradients.items():
         np.testing.assert_array_equal(gradient, others[name])
     assert thrifty.plan.live_bytes < 0.75 * plain.plan.live_bytes
+
+
+RMSPROP = {"momentum": 0.7, "eps": 1e-6, "weight_decay": 0.1}
+
+
+def trained(optimizer, theirs, clip=0.0, spare=False, steps=6):
+    """Our program and torch's tensors after some steps each, and the mean of torch's tensors."""
+    net = convdsl.load_source("net T { input 6\n dense 5 -> tanh -> dense 3 }")
+    step = net.compile(train=True, batch=4, optimizer=optimizer)
+    tensors = {n: torch.tensor(np.array(a), requires_grad=True) for n, a in step.parameters.items()}
+    w1, b1, w2, b2 = tensors.values()
+    decay = theirs.keywords.get("weight_decay", 0.0)
+    groups = [
+        {"params": [w1, w2], "weight_decay": decay},
+        {"params": [b1, b2], "weight_decay": 0.0 if spare else decay},
+    ]
+    other = theirs(groups, lr=0.05)
+    random = np.random.default_rng(3)
+    passed = []
+    for _ in range(steps):
+        x = random.standard_normal((4, 6)).astype(np.float32)
+        target = random.integers(0, 3, 4)
+        other.zero_grad()
+        y = F.linear(torch.tanh(F.linear(torch.from_numpy(x), w1, b1)), w2, b2)
+        F.cross_entropy(y, torch.from_numpy(target)).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(list(tensors.values()), clip)
+        other.step()
+        step.step(x, target, lr=0.05)
+        passed.append({n: t.detach().numpy().copy() for n, t in tensors.items()})
+    return step, passed
+
+
+REFINED = {
+    "rmsprop": (convdsl.RMSprop(), partial(torch.optim.RMSprop)),
+    "rmsprop with everything": (
+        convdsl.RMSprop(0.9, 0.7, 1e-6, 0.1),
+        partial(torch.optim.RMSprop, alpha=0.9, **RMSPROP),
+    ),
+    "clipped": (convdsl.SGD(0.9), partial(torch.optim.SGD, momentum=0.9), 0.3),
+    "spare": (
+        convdsl.Adam(weight_decay=0.5, decoupled=True),
+        partial(torch.optim.AdamW, weight_decay=0.5),
+        0.0,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFINED)
+def test_what_surrounds_an_optimiser_is_torchs(case):
+    ours, theirs, *more = REFINED[case]
+    clip, spare = [*more, 0.0, False][:2] if len(more) < 2 else more
+    refined = convdsl.Refined(ours, clip=clip, spare_vectors=spare)
+    step, passed = trained(refined, theirs, clip, spare)
+    for name, expected in passed[-1].items():
+        assert relative_error(step.parameters[name], expected) < 1e-4, name
+
+
+def test_the_moving_average_is_a_mean_at_first():
+    refined = convdsl.Refined(convdsl.SGD(), average=0.8)
+    step, passed = trained(refined, partial(torch.optim.SGD), steps=8)
+    for name in step.parameters:
+        expected = np.zeros_like(passed[0][name])
+        for t, values in enumerate(passed, 1):
+            expected += (values[name] - expected) * max(0.2, 1 / t)
+        assert relative_error(step.state[f"{name}.average"], expected) < 1e-5
+
+
+def test_a_loss_that_is_not_finite_updates_nothing():
+    net = convdsl.load_source("net T { input 3\n dense 2 }")
+    step = net.compile(train=True, batch=2, optimizer=convdsl.SGD(0.9))
+    target = np.array([0, 1])
+    step.step(np.ones((2, 3), np.float32), target, lr=0.1)
+    before = {n: np.array(a) for n, a in {**step.parameters, **step.state}.items()}
+    loss = step.step(np.full((2, 3), np.nan, np.float32), target, lr=0.1)
+    assert np.isnan(loss)
+    assert step.steps_taken == 1
+    for name, array in {**step.parameters, **step.state}.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_state_that_is_resumed_continues_bit_by_bit():
+    net = convdsl.load_source("net T { input 6\n dense 8 -> dropout 0.5 -> dense 3 }")
+    random = np.random.default_rng(0)
+    x, target = random.standard_normal((4, 6)).astype(np.float32), random.integers(0, 3, 4)
+    first = net.compile(train=True, batch=4, optimizer=convdsl.Adam(), seed=5)
+    for _ in range(3):
+        first.step(x, target, lr=0.1)
+    second = net.compile(train=True, batch=4, optimizer=convdsl.Adam(), seed=5)
+    second.update(first.parameters)
+    second.resume(first.state, first.steps_taken)
+    for _ in range(2):
+        assert first.step(x, target, lr=0.1) == second.step(x, target, lr=0.1)
+    for name, array in first.parameters.items():
+        np.testing.assert_array_equal(array, second.parameters[name])
+    with pytest.raises(convdsl.CompileError, match="E505"):
+        second.resume({"other": np.zeros(3)}, 1)

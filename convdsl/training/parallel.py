@@ -1,0 +1,200 @@
+"""Data-parallel training on MPI: every process takes its part of a batch, gradients are averaged.
+
+A process is a rank of ``mpiexec -n K``. Gradients are exchanged in buckets while the backward pass
+goes on: a plan stops where a bucket is complete, the exchange is started, and the plan goes on.
+All ranks then do the same update, so their parameters stay equal. Batch normalisation uses the
+statistics of each rank's part of the batch; the running ones are averaged on request.
+
+mpi4py is imported only here, and only by processes that are asked to be part of a job.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convdsl.diagnostics import CompileError, problem
+from convdsl.plan.model import Plan, Port
+from convdsl.runtime.program import Pause, Program
+from convdsl.training.loading import Shard
+
+Array = np.ndarray
+
+BUCKET = 2**20
+"""Bytes of gradients that are worth an exchange of their own."""
+GRADIENT = "gradient of "
+
+
+@dataclass(frozen=True)
+class Job:
+    """The processes that train together, seen from one of them."""
+
+    communicator: Any
+
+    @property
+    def shard(self) -> Shard:
+        """The part of every batch that this process takes."""
+        return Shard(self.communicator.rank, self.communicator.size)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes checkpoints and speaks to people."""
+        return bool(self.communicator.rank == 0)
+
+    def parallel(self, program: Program, bucket: int = BUCKET) -> DataParallel:
+        """A program for this rank's part of the batch, as one of the job's."""
+        return DataParallel(program, self.communicator, bucket)
+
+
+@contextmanager
+def job() -> Iterator[Job]:
+    """The job that this process was started in; one alone where it was started without mpiexec.
+
+    What fails in one process ends all of them, where they would wait for it without end. Raises
+    CompileError E570 where mpi4py cannot be imported.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as reason:
+        raise problem(
+            "E570",
+            f"training in several processes needs mpi4py and an MPI: {reason}",
+            "`pip install 'convdsl[mpi]'` has both",
+        ) from None
+    world = MPI.COMM_WORLD
+    try:
+        yield Job(world)
+    except BaseException as error:
+        if world.size == 1:
+            raise
+        told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
+        print(f"{told}\nrank {world.rank} of {world.size} failed", file=sys.stderr, flush=True)
+        world.Abort(1)
+
+
+# -- buckets ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Bucket:
+    """Gradients that are exchanged together, complete when the first ``after`` steps have run."""
+
+    ports: list[Port] = field(default_factory=list)
+    after: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(port.buffer.bytes for port in self.ports)
+
+
+def buckets(plan: Plan, size: int = BUCKET) -> list[tuple[int, tuple[Port, ...]]]:
+    """Gradients in the order in which they are complete, in groups of about ``size`` bytes.
+
+    With each group, the number of steps after which it is.
+    """
+    found = [_Bucket()]
+    for after, port in sorted(_complete(plan), key=lambda pair: pair[0]):
+        if found[-1].bytes >= size:
+            found.append(_Bucket())
+        found[-1].ports.append(port)
+        found[-1].after = after
+    return [(bucket.after, tuple(bucket.ports)) for bucket in found if bucket.ports]
+
+
+def _complete(plan: Plan) -> Iterator[tuple[int, Port]]:
+    """The parameters' gradients, with the number of steps after which each is complete."""
+    written = {step.buffers[-1]: n + 1 for n, step in enumerate(plan.steps[: plan.shared])}
+    used = {buffer for step in plan.steps[plan.forward :] for buffer in step.buffers[:-1]}
+    learned = {GRADIENT + port.name for port in plan.variables if port.role == "parameter"}
+    for port in plan.outputs:
+        if port.name in learned:
+            assert port.buffer in used, f"{port.name} is not what the update reads"
+            yield written[port.buffer], port
+
+
+# -- stepping --------------------------------------------------------------------------------
+
+
+class DataParallel:
+    """A training program of which every rank has one, kept equal by averaging gradients.
+
+    All ranks have to make the same calls in the same order.
+    """
+
+    def __init__(self, program: Program, communicator: Any, bucket: int = BUCKET) -> None:
+        if program.plan.target != "cpu":
+            raise problem("E511", "training in several processes is for the cpu target")
+        self.program = program
+        self._ranks = communicator
+        self._running: list[tuple[Any, Array, tuple[Port, ...]]] = []
+        program.stream = communicator.rank  # so that ranks drop out different elements
+        self._pauses = self._planned(buckets(program.plan, bucket))
+        self.synchronise()
+
+    def _planned(self, groups: Sequence[tuple[int, tuple[Port, ...]]]) -> list[Pause]:
+        pauses = [Pause(after, self._starter(ports)) for after, ports in groups]
+        shared = self.program.plan.shared
+        loss = self.program.plan.outputs[:1]
+        return [*pauses, Pause(shared, self._starter(loss)), Pause(shared, self._finish)]
+
+    def step(self, *arrays: Array, lr: float) -> float:
+        """One step of all ranks on their parts of a batch; returns the loss of the whole batch."""
+        return self.program.step(*arrays, lr=lr, pauses=self._pauses)
+
+    def synchronise(self) -> None:
+        """Give every rank the parameters, statistics and optimiser state of rank 0."""
+        for array in self.program.variables.values():
+            self._ranks.Bcast(array, root=0)
+        self.program.update({})  # what was computed from parameters is computed again
+
+    def average_statistics(self) -> None:
+        """Make the running statistics of all ranks their mean; before a checkpoint, for example."""
+        means = {}
+        for name, array in self.program.buffers.items():
+            total = np.empty_like(array)
+            self._ranks.Allreduce(array.copy(), total)
+            means[name] = total / np.float32(self._ranks.size)
+        self.program.update(means)
+
+    def _starter(self, ports: tuple[Port, ...]) -> Callable[[], None]:
+        """What starts the exchange of some gradients, packed side by side."""
+        packed = np.empty(sum(port.elements for port in ports), np.float32)
+
+        def start() -> None:
+            for target, view in self._pieces(packed, ports):
+                target[...] = view
+            in_place = _in_place()
+            self._running.append((self._ranks.Iallreduce(in_place, packed), packed, ports))
+            # MPI goes on with an exchange only while it is called.
+            for request, *_ in self._running:
+                request.Test()
+
+        return start
+
+    def _finish(self) -> None:
+        share = np.float32(1 / self._ranks.size)
+        for request, packed, ports in self._running:
+            request.Wait()
+            for summed, view in self._pieces(packed, ports):
+                np.multiply(summed, share, out=view)
+        self._running.clear()
+
+    def _pieces(self, packed: Array, ports: tuple[Port, ...]) -> Iterator[tuple[Array, Array]]:
+        """What stands side by side, with the memory of the program where it belongs."""
+        start = 0
+        for port in ports:
+            piece = packed[start : start + port.elements]
+            yield piece, self.program.machine.view(port.buffer, (port.elements,))
+            start += port.elements
+
+
+def _in_place() -> Any:
+    from mpi4py import MPI
+
+    return MPI.IN_PLACE

@@ -1,0 +1,125 @@
+"""Ranks of an MPI job train as one process does, and end together when one of them fails."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import convdsl
+from convdsl.runtime.inputs import InputSpec
+from convdsl.training.data import from_arrays
+from convdsl.training.loading import batches
+from convdsl.training.parallel import buckets
+
+MPIEXEC = Path(sys.executable).parent / "mpiexec"
+PROGRAM = """
+import os, signal, sys
+import numpy as np
+import convdsl
+from convdsl.diagnostics import problem
+from convdsl.runtime.inputs import InputSpec
+from convdsl.training.data import from_arrays
+from convdsl.training.loading import batches
+from convdsl.training.parallel import job
+
+def end(how, rank):
+    if rank == 1 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1 and how == "failed":
+        raise problem("E563", "cat.png was there when training began")
+
+with job() as ranks:
+    how, out = sys.argv[1:]
+    x = np.random.default_rng(0).standard_normal((256, 1, 32, 32)).astype(np.float32)
+    spec = InputSpec("image", (1, 32, 32))
+    data = from_arrays(x, np.arange(256) % 10, spec, 10)
+    # Ranks start from different values, and go on with those of rank 0.
+    net = convdsl.load("lenet")
+    optimizer = convdsl.SGD(momentum=0.9)
+    seed = 3 + ranks.shard.rank
+    program = net.compile(
+        train=True, batch=16 // ranks.shard.ranks, optimizer=optimizer, threads=1, seed=seed
+    )
+    training = ranks.parallel(program, 100_000)
+    losses = []
+    for epoch in range(7):
+        given = batches(data, range(256), 16, epoch=epoch, shard=ranks.shard)
+        losses += [training.step(x, target, lr=0.01) for x, target in given]
+        end(how, ranks.shard.rank)
+    training.average_statistics()
+    np.savez(f"{out}/{ranks.shard.rank}.npz", losses=losses, **program.parameters)
+"""
+
+
+def mpi(tmp_path, how: str, ranks: int = 2) -> subprocess.CompletedProcess:
+    command = [MPIEXEC, "-n", str(ranks), sys.executable, "-c", PROGRAM, how, str(tmp_path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_two_ranks_compute_what_one_process_does(tmp_path):
+    """Over 112 steps; sums of gradients round differently, and no more.
+
+    The rate is low because noise is learned here, whose steps magnify rounding at higher ones.
+    """
+    done = mpi(tmp_path, "whole")
+    assert done.returncode == 0, done.stderr
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert all((first[name] == second[name]).all() for name in first.files)
+
+    x = np.random.default_rng(0).standard_normal((256, 1, 32, 32)).astype(np.float32)
+    data = from_arrays(x, np.arange(256) % 10, InputSpec("image", (1, 32, 32)), 10)
+    optimizer = convdsl.SGD(momentum=0.9)
+    alone = convdsl.load("lenet").compile(
+        train=True, batch=16, optimizer=optimizer, threads=1, seed=3
+    )
+    losses = [
+        alone.step(x, target, lr=0.01)
+        for epoch in range(7)
+        for x, target in batches(data, range(256), 16, epoch=epoch)
+    ]
+    assert len(losses) > 100
+    np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=1e-5)
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path):
+    done = mpi(tmp_path, "failed")
+    assert done.returncode != 0
+    assert "error[E563]: cat.png was there when training began" in done.stderr
+    assert "rank 1 of 2 failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rank_that_is_killed_ends_the_job(tmp_path):
+    done = mpi(tmp_path, "killed")
+    assert done.returncode == signal.SIGKILL
+    assert "signal 9" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_buckets_have_every_gradient_once_and_are_complete_where_they_say():
+    net = convdsl.load("lenet")
+    program = net.compile(train=True, batch=8, optimizer=convdsl.SGD())
+    found = buckets(program.plan, 50_000)
+    assert len(found) > 1
+    names = [port.name for _, ports in found for port in ports]
+    assert sorted(names) == sorted(f"gradient of {name}" for name in program.parameters)
+    for after, ports in found:
+        later = program.plan.steps[after : program.plan.shared]
+        assert not {port.buffer for port in ports} & {step.buffers[-1] for step in later}
+    ends = [after for after, _ in found]
+    assert ends == sorted(ends)
+    assert ends[0] < program.plan.shared
+
+
+def test_without_mpi_it_is_told():
+    code = (
+        "import sys; sys.modules['mpi4py'] = None\n"
+        "from convdsl.diagnostics import CompileError\n"
+        "from convdsl.training.parallel import job\n"
+        "try:\n    job().__enter__()\n"
+        "except CompileError as error:\n    assert error.diagnostics[0].code == 'E570'\n"
+        "else:\n    sys.exit('nothing told')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

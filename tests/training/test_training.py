@@ -1,0 +1,220 @@
+"""The training loop: killed and resumed, watched, stopped by what cannot go on, by commands."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import convdsl
+from convdsl.cli import main
+from convdsl.language import recipe as settings
+from convdsl.runtime.inputs import InputSpec
+from convdsl.training import checkpoints
+from convdsl.training.data import from_arrays, split
+from convdsl.training.recipe import Recipe, resolve
+from convdsl.training.schedules import Cosine, MultiStep, OneCycle, Step
+from convdsl.training.trainer import Trainer, Watcher
+
+PROGRAM = """cnn 1
+net Tiny {
+  input 1@8x8
+  C1: conv 4@3x3 bias=off -> bn -> relu
+  max 2x2 -> dropout 0.2 -> dense 3
+  train {
+    epochs=4, batch=16, lr=0.05, schedule=cosine, seed=3
+    optimizer=sgd(nesterov=on), weight_decay=1e-3, spare_vectors=on
+    clip=5, average=0.9, augment=[crop(pad=1)], val=0.2
+  }
+}
+"""
+
+
+def examples(count=200):
+    """Images of three classes: a bright row at a height that is the class's."""
+    generator = np.random.default_rng(0)
+    y = np.arange(count) % 3
+    x = generator.standard_normal((count, 1, 8, 8)).astype(np.float32) * 0.5
+    for row, label in enumerate(y):
+        x[row, 0, 1 + 2 * label : 3 + 2 * label] += 1
+    return x, y
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A program and its data as files."""
+    program, data = tmp_path / "tiny.cnn", tmp_path / "data.npz"
+    program.write_text(PROGRAM)
+    x, y = examples()
+    np.savez(data, x=x, y=y)
+    return program, data
+
+
+def trainer(folder=None, program=PROGRAM, **more):
+    net = convdsl.load_source(program)
+    spec = InputSpec.of(net.graph.inputs[0])
+    data = from_arrays(*examples(), spec, 3)
+    recipe = resolve(net.recipe, (), spec)
+    parts = split(data, recipe.val, recipe.seed)
+    return Trainer(net, recipe, data, *parts, folder, threads=1, **more)
+
+
+def test_it_learns_and_the_average_is_what_is_kept(tmp_path):
+    made = trainer(tmp_path)
+    made.fit()
+    history = made.progress.history
+    assert [m["epoch"] for m in history] == [1, 2, 3, 4]
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert history[-1]["val_accuracy"] > 0.9
+    kept = load_file(tmp_path / "last.safetensors")
+    np.testing.assert_array_equal(kept["C1.weight"], made.program.state["C1.weight.average"])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert (tmp_path / "curves.svg").read_text().count("<path") == 3
+
+
+class Stop(Watcher):
+    """Presses Ctrl-C at a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, trainer, loss):
+        if trainer.progress.steps == self.at:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(tmp_path):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole.mkdir()
+    parted.mkdir()
+    trainer(whole).fit()
+    for at in (3, 14, 20, 30):
+        with pytest.raises(KeyboardInterrupt):
+            trainer(parted, watchers=[Stop(at)]).fit()
+        assert checkpoints.read(parted).progress.steps == at
+    trainer(parted).fit()
+    assert_same(whole, parted)
+
+
+def assert_same(first, second):
+    for name in (checkpoints.LAST, checkpoints.BEST):
+        expected, found = load_file(first / name), load_file(second / name)
+        assert expected.keys() == found.keys()
+        for key, array in expected.items():
+            np.testing.assert_array_equal(found[key], array)
+    ours, theirs = checkpoints.read(first), checkpoints.read(second)
+    for key, array in ours.state.items():
+        np.testing.assert_array_equal(theirs.state[key], array)
+
+
+def killed_and_resumed(given, tmp_path, kills):
+    """Trains in processes that are killed, after one that was not; returns both folders."""
+    program, data = given
+    command = [sys.executable, "-m", "convdsl", "train", program, "--data", data, "--resume"]
+    command += ["--threads", "1", "--epochs", "40"]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    start = time.monotonic()
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    took = time.monotonic() - start
+    generator = random.Random(0)
+    for _ in range(kills):
+        process = subprocess.Popen([*command, "--out", parted], stdout=subprocess.DEVNULL)
+        time.sleep(generator.uniform(0.2, 1) * took)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--out", parted], check=True, capture_output=True)
+    return whole, parted
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(given, tmp_path, kills):
+    whole, parted = killed_and_resumed(given, tmp_path, kills)
+    assert_same(whole, parted)
+    assert sorted(p.name for p in parted.iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_a_loss_that_is_not_finite_names_step_and_cause(tmp_path):
+    hopeless = PROGRAM.replace("lr=0.05", "lr=1e18").replace("-> bn ", "").replace("clip=5,", "")
+    made = trainer(tmp_path, hopeless, save_every=0)
+    with pytest.raises(convdsl.CompileError, match=r"E573.*step \d+ is not finite: `.*` ") as told:
+        made.fit()
+    assert str(tmp_path) in str(told.value)
+    kept = checkpoints.read(tmp_path)
+    assert 0 < kept.progress.steps <= made.program.steps_taken
+    assert f"of step {kept.progress.steps}" in str(told.value)
+    assert all(np.isfinite(a).all() for a in kept.weights.values())
+
+
+def test_commands_train_resume_and_evaluate(given, tmp_path, capsys):
+    program, data = given
+    out = tmp_path / "out"
+    line = ["train", str(program), "--data", str(data), "--out", str(out), "--threads", "1"]
+    assert main([*line, "--epochs", "2", "--resume"]) == 0
+    names = ["best.safetensors", "curves.svg", "last.safetensors", "metrics.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "state.json", "state.safetensors"]
+    assert main([*line, "--epochs", "2", "--resume"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert main(line) == 1
+    assert "E571" in capsys.readouterr().err
+    weights = ["--weights", str(out / "best.safetensors"), "--format", "json"]
+    assert main(["evaluate", str(program), "--data", str(data), *weights]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["samples"] == 200
+    assert set(told) == {"samples", "loss", "accuracy"}
+    assert 0 < told["accuracy"] <= 1
+
+
+def test_a_changed_recipe_is_no_resumption(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, watchers=[Stop(2)]).fit()
+    with pytest.raises(convdsl.CompileError, match=r"E571.*`lr`"):
+        trainer(tmp_path, PROGRAM.replace("lr=0.05", "lr=0.06"))
+
+
+WRONG = {
+    "optimizer=sdg": ("E101", "no optimiser called `sdg`"),
+    "optimizer=adam(beta=0.9)": ("E103", "`adam` has no parameter `beta`"),
+    "optimizer=adam, momentum=0.9": ("E103", "`adam` has no momentum"),
+    "optimizer=sgd(nesterov=1)": ("E201", "`nesterov` of `sgd` takes `on` or `off`"),
+    "schedule=step(every=0)": ("E201", "`every` takes a whole number of at least 1"),
+    "schedule=multi_step(at=3)": ("E201", "`at` of `multi_step` takes a list of epochs"),
+    "loss=hinge": ("E101", "no loss called `hinge`"),
+    "augment=[flap]": ("E564", "no augmentation called `flap`"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_a_recipe_cannot_have_is_told_with_its_place(text):
+    code, message = WRONG[text]
+    with pytest.raises(convdsl.CompileError) as raised:
+        resolve((), settings(text, "--flags"), InputSpec("x", (1, 8, 8)))
+    (found,) = raised.value.diagnostics
+    assert found.code == code
+    assert message in found.message
+    assert found.span is not None
+
+
+def test_check_holds_recipes_to_what_there_is(tmp_path, capsys):
+    path = tmp_path / "t.cnn"
+    path.write_text("net T {\n  input 4\n  dense 2\n  train { schedule=cosinus }\n}\n")
+    assert main(["check", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "E101" in err
+    assert "t.cnn:4:20" in err
+    assert out.endswith(": 1 error\n")
+
+
+def test_schedules():
+    assert Step(3, 0.5).factor(6.5, 10) == 0.25
+    assert MultiStep((2, 4), 0.1).factor(4.0, 10) == pytest.approx(0.01)
+    assert Cosine(0.2).factor(5, 10) == pytest.approx(0.6)
+    cycle = OneCycle(0.1, 0.01, 0.5)
+    assert [cycle.factor(e, 10) for e in (0, 5, 10)] == pytest.approx([0.1, 1.0, 0.01])
+    warm = Recipe(lr=2.0, warmup=4)
+    assert [warm.rate(e) for e in (0, 1, 8)] == [0.0, 0.5, 2.0]
