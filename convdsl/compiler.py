@@ -119,9 +119,10 @@ def _machine_code(planned: Plan, stage: str, arch: str) -> str:
         return "\n".join(ptx(kernel, arch) for kernel in planned.kernels)
     if planned.target != "cpu":
         raise problem("E510", f"`{stage}` is a stage of the cpu target; cuda has `ptx`")
-    from convdsl.runtime.cache import inspect
+    from convdsl.runtime.cache import emitted
 
-    return "\n".join(inspect(kernel, stage) for kernel in planned.kernels)
+    compiled = (emitted(kernel) for kernel in planned.kernels)
+    return "\n".join(c.llvm() if stage == "llvm" else c.assembly() for c in compiled)
 
 
 def _laid_out(graph: Graph, target: Target) -> Graph:
@@ -140,10 +141,10 @@ def _target(
                 "there it is fp32; `--target cuda` has the others",
             )
         from convdsl.kernels.cpu.target import CpuTarget
-        from convdsl.runtime.cache import host_lanes
+        from convdsl.runtime import processor
         from convdsl.runtime.cpu import thread_count
 
-        return CpuTarget(host_lanes(), thread_count(threads), accuracy == "exact")
+        return CpuTarget(processor.lanes(), thread_count(threads), accuracy == "exact")
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,8 @@ import numpy as np
 
 from convdsl.analysis import analyse
 from convdsl.graph import Graph
-from convdsl.runtime import inputs, interpreter
-from convdsl.runtime.cache import folder, host_lanes
+from convdsl.runtime import inputs, interpreter, processor
+from convdsl.runtime.cache import folder
 from convdsl.runtime.program import Program
 
 Array = np.ndarray
@@ -62,7 +61,7 @@ class Ceiling:
 
     def sample(self) -> None:
         """Measure once more."""
-        operations = 2 * host_lanes() * CHAINS * self._rounds
+        operations = 2 * processor.lanes() * CHAINS * self._rounds
         slices = self._pool.map(self._fastest, range(self.threads))
         self._flops.append(sum(operations / seconds for seconds in slices))
         start = time.perf_counter()
@@ -86,7 +85,7 @@ class Ceiling:
 
     def _fastest(self, thread: int) -> float:
         """The seconds of the fastest of some slices, on one thread."""
-        spin, factors = _spinner(host_lanes()), (np.float32(1), np.float32(1e-8))
+        spin, factors = _spinner(processor.lanes()), (np.float32(1), np.float32(1e-8))
         times = []
         for _ in range(SLICES):
             start = time.perf_counter()
@@ -164,19 +163,13 @@ def _reader() -> Any:
     return njit([int64(int64[::1])], nogil=True)(total)
 
 
-def processor() -> str:
-    """What the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
     """The machine, as far as it decides speed."""
-    return {"processor": processor(), "cores": os.cpu_count(), "vector_lanes": host_lanes()}
+    return {
+        "processor": processor.name(),
+        "cores": os.cpu_count(),
+        "vector_lanes": processor.lanes(),
+    }
 
 
 # -- times -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import pickle
 import re
 import shutil
 import stat
@@ -23,25 +22,41 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from inspect import getsource
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convdsl import resources
 from convdsl.diagnostics import problem
 from convdsl.plan.model import Kernel
+from convdsl.runtime import objects, processor
+
+if TYPE_CHECKING:
+    from convdsl.runtime.emission import Emission
 
 NATIVE = "convdsl.runtime.native"
 """The module that CPU kernels are written with."""
-FORMAT = "1"
+FORMAT = "2"
 """Raised when the files, or what Numba is asked for, change their meaning."""
 PREFIX = "cpu-"
 """What names of folders of compiled kernels begin with."""
 SUFFIX = ".bin"
 """What names of files of machine code end with."""
-SETTINGS = ("BOUNDSCHECK", "CPU_FEATURES", "CPU_NAME", "DEBUGINFO_DEFAULT", "ENABLE_AVX", "OPT")
+SETTINGS = tuple(
+    f"NUMBA_{name}"
+    for name in (
+        "BOUNDSCHECK",
+        "CPU_FEATURES",
+        "CPU_NAME",
+        "DEBUGINFO_DEFAULT",
+        "ENABLE_AVX",
+        "OPT",
+    )
+)
 """Numba's settings that change the machine code."""
+COMPILED_WITH = ("native.py", "emission.py")
+"""Modules that change the machine code."""
 SIZE = 512 * 2**20
 """Bytes that the cache may take, unless ``CONVDSL_CACHE_SIZE`` says otherwise."""
 SAFE = 3600.0
@@ -89,21 +104,15 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 def _circumstances() -> list[str]:
     """Everything but a kernel's own text that decides its machine code."""
-    import llvmlite
-    import numba
-    from llvmlite import binding
-
-    from convdsl.runtime import native
-
+    runtime = Path(__file__).parent
     return [
         FORMAT,
         sys.version,
-        numba.__version__,
-        llvmlite.__version__,
-        binding.get_host_cpu_name(),
-        binding.get_host_cpu_features().flatten(),
-        *(f"{name}={getattr(numba.config, name, None)}" for name in SETTINGS),
-        getsource(native),
+        metadata.version("numba"),
+        metadata.version("llvmlite"),
+        processor.identity(),
+        *(f"{name}={value}" for name, value in sorted(os.environ.items()) if name in SETTINGS),
+        *((runtime / name).read_text(encoding="utf-8") for name in COMPILED_WITH),
     ]
 
 
@@ -129,7 +138,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def module_text(source: str, library: str, shown_as: str = "") -> str:
     """Rendered functions as a module that imports what they use of a library module."""
-    known = [*importlib.import_module(library).__all__, "_call", "prange"]
+    known = importlib.import_module(library).__all__
     words = set(re.findall(r"\w+", source)) - set(re.findall(r"^def (\w+)", source, re.MULTILINE))
     names = sorted(n for n in known if n in words)
     needed = f"from {shown_as or library} import {', '.join(names)}\n\n\n" if names else ""
@@ -138,21 +147,15 @@ def module_text(source: str, library: str, shown_as: str = "") -> str:
 
 def function(kernel: Kernel, library: str = NATIVE) -> Any:
     """The Python function of a kernel; its file in the cache is there to be read by people."""
-    return _function(kernel.name, kernel.key, kernel.source, library)
-
-
-def _function(name: str, key: str, source: str, library: str = NATIVE) -> Any:
-    path = folder() / f"{name}_{key}.py"
-    text = module_text(source, library)
+    path = folder() / f"{kernel.name}_{kernel.key}.py"
+    text = module_text(kernel.source, library)
     if _read(path) != text.encode():
         _write(path, text.encode())
-    module = ModuleType(f"convdsl_kernel_{key}")
+    module = ModuleType(f"convdsl_kernel_{kernel.key}")
     module.__file__ = str(path)
-    # Numba looks the module up by name when it loads compiled code from disk.
-    sys.modules[module.__name__] = module
     # Not by an import, which would keep bytecode beside the file and trust it unchecked.
     exec(compile(text, str(path), "exec"), module.__dict__)
-    return getattr(module, name)
+    return getattr(module, kernel.name)
 
 
 def _read(path: Path) -> bytes | None:
@@ -182,59 +185,17 @@ def has(name: str) -> bool:
 
 # -- machine code ----------------------------------------------------------------------------
 
-
-class _Entry:
-    """One file of machine code, with the methods that Numba expects of a function's cache."""
-
-    cache_path = None
-
-    def __init__(self, name: str, key: str) -> None:
-        self.path = folder() / f"{name}_{key}{SUFFIX}"
-
-    def read(self) -> bytes | None:
-        """What was stored, or None where there is nothing or something that is damaged."""
-        content = _read(self.path)
-        if content is None:
-            return None
-        checksum, stored = content[:32], content[32:]
-        if hashlib.sha256(stored).digest() != checksum:
-            return None
-        with suppress(OSError):
-            os.utime(self.path)  # tells `prune` that it is in use
-        return stored
-
-    def load_overload(self, signature: Any, context: Any) -> Any:
-        """Numba's compilation result, or None where it has to be compiled."""
-        from numba.core.compiler import CompileResult
-
-        context.refresh()
-        stored = self.read()
-        if stored is None:
-            return None
-        try:
-            return CompileResult._rebuild(context, *pickle.loads(stored))
-        except Exception:  # whatever it was, compiling replaces it
-            return None
-
-    def save_overload(self, signature: Any, result: Any) -> None:
-        """Keep a compilation result, if it is the same in every process."""
-        from numba.core.serialize import dumps
-
-        if not result.library.has_dynamic_globals:
-            stored = dumps(result._reduce())
-            _write(self.path, hashlib.sha256(stored).digest() + stored)
+_loaded: dict[str, int] = {}
 
 
-_loaded: dict[str, Any] = {}
-
-
-def compiled(kernel: Kernel) -> Any:
-    """The kernel as a Numba C callback; compiled at most once per cache."""
+def compiled(kernel: Kernel) -> int:
+    """The address of a kernel's machine code; compiled at most once per cache."""
     if kernel.key not in _loaded:
-        callback = _callback(kernel)
-        callback._cache = _Entry(kernel.name, kernel.key)
-        callback.compile()
-        _loaded[kernel.key] = callback
+        code = _stored(kernel)
+        if code is None:
+            code = emitted(kernel).object()
+            _write(_path(kernel), hashlib.sha256(code).digest() + code)
+        _loaded[kernel.key] = objects.load(code)
     return _loaded[kernel.key]
 
 
@@ -245,84 +206,29 @@ def is_compiled(kernel: Kernel) -> bool:
 
 def is_stored(kernel: Kernel) -> bool:
     """Whether the kernel's machine code is on disk."""
-    return _Entry(kernel.name, kernel.key).read() is not None
+    return _stored(kernel) is not None
 
 
-def _callback(kernel: Kernel) -> Any:
-    """The kernel as a Numba C callback that is not compiled yet."""
-    from numba.core import sigutils
-    from numba.core.ccallback import CFunc
+def emitted(kernel: Kernel) -> Emission:
+    """The kernel compiled afresh, to look at or to keep."""
+    from convdsl.runtime.emission import Emission
 
-    from convdsl.runtime.native import SIGNATURE
-
-    options = {"error_model": "numpy", "fastmath": set(kernel.options)}
-    return CFunc(function(kernel), sigutils.normalize_signature(SIGNATURE), {}, options)
+    return Emission(function(kernel), kernel.options)
 
 
-def inspect(kernel: Kernel, stage: str) -> str:
-    """The LLVM code or the assembly of a kernel, compiled afresh."""
-    fresh = _callback(kernel)
-    fresh.compile()
-    text: str = fresh.inspect_llvm() if stage == "llvm" else fresh._library.get_asm_str()
-    return text
+def _path(kernel: Kernel) -> Path:
+    return folder() / f"{kernel.name}_{kernel.key}{SUFFIX}"
 
 
-@cache
-def launcher() -> Any:
-    """The compiled function that runs the steps of a program.
-
-    It lets other Python threads work meanwhile, so callers see to it that it runs once at a time.
-    """
-    from convdsl.runtime import native
-
-    source, key = _launcher_source()
-    return _routine("launch", source, key, native.LAUNCH_SIGNATURE, parallel=True)
-
-
-@cache
-def routine(function: Callable[..., None], signature: str) -> Any:
-    """A plain Python function on arrays, compiled for one signature and kept like a kernel.
-
-    It runs on the thread that calls it and lets other Python threads work meanwhile.
-    """
-    source = getsource(function)
-    key = hashlib.sha256(f"{signature}\n{source}".encode()).hexdigest()[:16]
-    return _routine(function.__name__, source, key, signature, parallel=False)
-
-
-def _routine(name: str, source: str, key: str, signature: Any, parallel: bool) -> Any:
-    import numba
-
-    dispatcher = numba.njit(parallel=parallel, nogil=True)(_function(name, key, source))
-    dispatcher._cache = _Entry(name, key)
-    dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    return dispatcher
-
-
-def launcher_is_compiled() -> bool:
-    """Whether the launcher can be had without compiling it."""
-    return launcher.cache_info().currsize > 0 or (
-        _Entry("launch", _launcher_source()[1]).read() is not None
-    )
-
-
-def _launcher_source() -> tuple[str, str]:
-    from convdsl.runtime import native
-
-    source = getsource(native.launch)
-    return source, hashlib.sha256(f"nogil\n{source}".encode()).hexdigest()[:16]
-
-
-@cache
-def host_lanes() -> int:
-    """How many float32 elements a vector register of this processor holds."""
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16
-    return 8 if features.get("avx") else 4
+def _stored(kernel: Kernel) -> bytes | None:
+    """What was stored, or None where there is nothing or something that is damaged."""
+    content = _read(_path(kernel)) or b""
+    checksum, code = content[:32], content[32:]
+    if not code or hashlib.sha256(code).digest() != checksum:
+        return None
+    with suppress(OSError):
+        os.utime(_path(kernel))  # tells `prune` that it is in use
+    return code
 
 
 # -- size ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from convdsl.plan.model import Kernel
-from convdsl.runtime import cache
+from convdsl.runtime import cache, processor
 
 FEWEST = 3
 """Missing kernels below which another process starts more slowly than it helps."""
@@ -38,7 +38,7 @@ _lock = threading.RLock()
 
 
 def load(kernels: Sequence[Kernel], most: int) -> None:
-    """Have the kernels and the launcher ready to run: from the cache, compiled where missing.
+    """Have the kernels ready to run: from the cache, compiled where missing.
 
     Compiles on at most so many cores. Raises CompileError E511 where the cache's size limit is
     none.
@@ -46,31 +46,20 @@ def load(kernels: Sequence[Kernel], most: int) -> None:
     limit = cache.size_limit()
     with _lock:
         missing = [kernel for kernel in kernels if not cache.is_compiled(kernel)]
-        if missing or not cache.launcher_is_compiled():
-            _compile(missing, min(most, cores()))
+        if missing:
+            _compile(missing, min(most, processor.cores()))
             cache.prune(limit)
-        cache.launcher()
         for kernel in kernels:
             cache.compiled(kernel)
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _compile(missing: Sequence[Kernel], cores: int) -> None:
-    """Compile the launcher and the kernels; what a worker failed at is left out."""
-    progress = _Progress(len(missing) + 1)
+    """Compile the kernels."""
+    progress = _Progress(len(missing))
     # The longest ones first, so that none of them is still running when all others are done.
     jobs = _Jobs(sorted(missing, key=lambda kernel: -len(kernel.source)))
     workers = _workers(cores, len(missing), jobs, progress)
     try:
-        # Numba would start its threads for this one, which no worker needs.
-        cache.launcher()
-        progress.advance()
         while kernel := jobs.take():
             cache.compiled(kernel)
             progress.advance()

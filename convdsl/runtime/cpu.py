@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import ctypes
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
 from convdsl.plan.memory import ALIGNMENT
-from convdsl.plan.model import Buffer, Plan, Step
-from convdsl.runtime import cache, compilation
+from convdsl.plan.model import Buffer, Kernel, Plan, Step
+from convdsl.runtime import cache as kernels
+from convdsl.runtime import compilation, processor, team
 
 Array = np.ndarray
 
@@ -17,16 +19,20 @@ GUARD = 0xA5
 """What guard zones are filled with."""
 GRAIN = 3_000
 """Operations below which a second thread costs more than it saves."""
-_CALLING = threading.Lock()
-"""Held during a native call: not all of Numba's thread pools can be entered twice."""
+TEAM = Kernel("team", (("state", "int64"),), (), team.text())
+"""What runs the steps."""
 
 
 def thread_count(requested: int | None) -> int:
     """How many threads to use: as asked, else ``NUMBA_NUM_THREADS``, else all cores."""
-    import numba
-
-    most: int = numba.config.NUMBA_NUM_THREADS
+    most = processor.threads()
     return max(1, min(requested or most, most))
+
+
+@cache
+def _team() -> team.Team:
+    """The threads of this process."""
+    return team.Team(kernels.compiled(TEAM))
 
 
 class _Memory:
@@ -37,6 +43,26 @@ class _Memory:
         start = -raw.ctypes.data % ALIGNMENT
         self.data = raw[start : start + bytes]
         self.guard = raw[start + bytes : start + bytes + ALIGNMENT]
+
+
+def call(kernel: Kernel, arrays: Sequence[Array], sizes: Sequence[int], work: int) -> None:
+    """Run a kernel by itself on contiguous arrays, on the thread that calls."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+    table = np.array([*(a.ctypes.data for a in arrays), *sizes], np.int64)
+    kind(kernels.compiled(kernel))(table.ctypes.data, 0, work, 0)
+
+
+class _Table:
+    """Steps with the addresses of their kernels and arguments, and how they are split."""
+
+    def __init__(self, functions: Array, arguments: Array, work: Array, threads: int) -> None:
+        self.arguments = arguments
+        self._kept = functions, work
+        self._program = team.described(functions, arguments, work, threads)
+
+    def run(self, first: int, last: int) -> None:
+        if last > first:
+            _team().run(self._program, first, last)
 
 
 class CpuMachine:
@@ -53,8 +79,7 @@ class CpuMachine:
         self._given: Mapping[str, Array] = {}
         self._views: dict[tuple[int, tuple[int, ...]], Array] = {}
         self._fill_tables()
-        compilation.load(plan.kernels, self.threads)
-        self._launch = cache.launcher()
+        compilation.load((TEAM, *plan.kernels), self.threads)
         self._prepare = self._table(plan.prepare)
         self._steps = self._table(plan.steps)
         self._slots = {
@@ -69,17 +94,16 @@ class CpuMachine:
 
     def prepare(self) -> None:
         """Compute what depends on parameters alone; after every change of parameters."""
-        self._run(self._prepare, 0, len(self.plan.prepare))
+        self._prepare.run(0, len(self.plan.prepare))
 
     def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None:
         """Run steps [first, last) on contiguous arrays of the right types."""
-        table = self._steps[1]
         self._given = inputs
         for name, array in inputs.items():
             address = array.__array_interface__["data"][0]
             for slot in self._slots[name]:
-                table[slot] = address
-        self._run(self._steps, first, last)
+                self._steps.arguments[slot] = address
+        self._steps.run(first, last)
 
     def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
         """The memory of a buffer as an array; overwritten by the next run."""
@@ -110,25 +134,17 @@ class CpuMachine:
     def _memory(self, buffer: Buffer) -> _Memory:
         return self._arena if buffer.place == "arena" else self._constants
 
-    def _run(self, tables: tuple[Array, Array, Array], first: int, last: int) -> None:
-        import numba
-
-        if last > first:
-            numba.set_num_threads(self.threads)
-            with _CALLING:
-                self._launch(*tables, first, last)
-
-    def _table(self, steps: Sequence[Step]) -> tuple[Array, Array, Array]:
+    def _table(self, steps: Sequence[Step]) -> _Table:
         width = max((len(s.buffers) + len(s.sizes) for s in steps), default=1)
         functions = np.zeros(len(steps), np.int64)
-        table = np.zeros((len(steps), width), np.int64)
+        arguments = np.zeros((len(steps), width), np.int64)
         work = np.zeros((len(steps), 2), np.int64)
         for row, step in enumerate(steps):
-            functions[row] = cache.compiled(step.kernel).address
+            functions[row] = kernels.compiled(step.kernel)
             addresses = [self._address(b) for b in step.buffers]
-            table[row, : len(addresses) + len(step.sizes)] = [*addresses, *step.sizes]
+            arguments[row, : len(addresses) + len(step.sizes)] = [*addresses, *step.sizes]
             work[row] = step.work, self._parts(step)
-        return functions, table, work
+        return _Table(functions, arguments, work, self.threads)
 
     def _parts(self, step: Step) -> int:
         return max(1, min(self.threads, step.work, step.cost // GRAIN))

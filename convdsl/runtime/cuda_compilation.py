@@ -22,7 +22,8 @@ from convdsl.diagnostics import problem
 from convdsl.kernels.cuda.frame import resident
 from convdsl.plan.model import Kernel
 from convdsl.runtime import cache as files
-from convdsl.runtime.compilation import cores, kernel_of, worker_environment
+from convdsl.runtime.compilation import kernel_of, worker_environment
+from convdsl.runtime.processor import cores
 
 NATIVE = "convdsl.runtime.cuda_native"
 OLDEST = 80

@@ -11,7 +11,7 @@ from math import erf, exp, expm1, inf, log, log1p, sqrt, tanh
 from typing import Any
 
 from llvmlite import ir
-from numba import float32, int64, njit, prange, types, uint32
+from numba import float32, int64, njit, types, uint32
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -594,51 +594,101 @@ def uniform(key: Any, index: Any) -> Any:
     return float32(x >> uint32(8)) / float32(16777216.0)
 
 
-# -- launching -------------------------------------------------------------------------------
+# -- threads -----------------------------------------------------------------------------------
 
 
 @intrinsic
-def _call(
-    typing_context: Any, function: Any, arguments: Any, begin: Any, end: Any, part: Any
-) -> Any:
+def call(typing_context: Any, kernel: Any, table: Any, begin: Any, end: Any, part: Any) -> Any:
+    """Call a kernel by its address."""
+
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         integer = ir.IntType(64)
-        table = context.get_value_type(INTS)
-        kind = ir.FunctionType(ir.VoidType(), [table, integer, integer, integer])
-        kernel = builder.inttoptr(values[0], kind.as_pointer())
-        builder.call(kernel, [builder.inttoptr(values[1], table), *values[2:]])
+        pointer = context.get_value_type(INTS)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer])
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        builder.call(function, [builder.inttoptr(values[1], pointer), *values[2:]])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
 
 
-LAUNCH_SIGNATURE = "void(int64[::1], int64[:, ::1], int64[:, ::1], int64, int64)"
+@intrinsic
+def system(typing_context: Any, function: Any, file: Any, address: Any, count: Any) -> Any:
+    """Call a function of the C library by its address: (int, void *, size_t) → ssize_t."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        integer, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(integer, [ir.IntType(32), pointer, integer])
+        called = builder.inttoptr(values[0], kind.as_pointer())
+        descriptor = builder.trunc(values[1], ir.IntType(32))
+        return builder.call(called, [descriptor, builder.inttoptr(values[2], pointer), values[3]])
+
+    return types.int64(*[types.int64] * 4), generate
 
 
-def launch(functions, table, work, first, last):  # type: ignore[no-untyped-def]
-    """Run the steps [first, last): one native call for a whole program.
+@intrinsic
+def atomic_load(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Read an element that other threads write."""
 
-    ``functions`` has the address of every step's kernel, a row of ``table`` its arguments, a row of
-    ``work`` its number of units and into how many parts they are split.
-    """
-    for step in range(first, last):
-        kernel = functions[step]
-        arguments = table[step].ctypes.data
-        units = work[step, 0]
-        parts = work[step, 1]
-        if parts <= 1:
-            _call(kernel, arguments, 0, units, 0)
-        else:
-            for part in prange(parts):
-                begin = part * units // parts
-                _call(kernel, arguments, begin, (part + 1) * units // parts, part)
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load_atomic(_at(context, builder, *values), "seq_cst", 8)
+
+    return types.int64(pointer, types.intp), generate
+
+
+@intrinsic
+def atomic_store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write an element that other threads read, after everything written before."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store_atomic(values[2], _at(context, builder, *values[:2]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.int64), generate
+
+
+def _exchange(operation: str) -> Any:
+    @intrinsic
+    def exchange(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            place = _at(context, builder, *values[:2])
+            return builder.atomic_rmw(operation, place, values[2], "seq_cst")
+
+        return types.int64(pointer, types.intp, types.int64), generate
+
+    return exchange
+
+
+atomic_add = _exchange("add")
+"""Add to an element and return what it was, as one action."""
+atomic_swap = _exchange("xchg")
+"""Write an element and return what it was, as one action."""
+
+
+@intrinsic
+def relax(typing_context: Any) -> Any:
+    """Tell the processor that this thread waits for another."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if builder.module.triple.startswith(("x86_64", "i686")):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(
+                cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), []
+            )
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 __all__ = [
     "FLOATS",
     "INTS",
-    "LAUNCH_SIGNATURE",
     "SIGNATURE",
+    "atomic_add",
+    "atomic_load",
+    "atomic_store",
+    "atomic_swap",
+    "call",
     "erf",
     "exp",
     "expm1",
@@ -649,13 +699,14 @@ __all__ = [
     "int64",
     "ints",
     "lane_of",
-    "launch",
     "log",
     "log1p",
     "logistic",
     "prefetch",
+    "relax",
     "select",
     "sqrt",
+    "system",
     "tanh",
     "uniform",
     "vectors",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import io
 import json
 import re
@@ -19,9 +18,8 @@ from convdsl.diagnostics import problem
 from convdsl.kernels.cpu.frame import VECTOR_FUNCTIONS, vectors_line
 from convdsl.kernels.cpu.lanewise import FINISH
 from convdsl.plan.model import Buffer, Kernel, Port, Step
-from convdsl.runtime import native, standalone
 from convdsl.runtime.cache import NATIVE, module_text
-from convdsl.runtime.cpu import GRAIN
+from convdsl.runtime.cpu import GRAIN, TEAM
 from convdsl.runtime.program import Program
 
 MARK = "convdsl-package"
@@ -49,12 +47,13 @@ def write(program: Program, directory: str | Path) -> list[Path]:
                 "give a new folder, or an empty one",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        names = _function_names(program.plan.kernels)
+        names = _function_names((*program.plan.kernels, TEAM))
         files = {
             "__init__.py": _init(program).encode(),
-            "native.py": inspect.getsource(native).encode(),
-            "program.py": inspect.getsource(standalone).encode(),
-            "kernels.py": _kernels(program.plan.kernels, names).encode(),
+            "native.py": _own("native.py"),
+            "team.py": _own("team.py"),
+            "program.py": _own("standalone.py"),
+            "kernels.py": _kernels((*program.plan.kernels, TEAM), names).encode(),
             "plan.json": _plan(program, names).encode(),
             "weights.npz": _weights(program),
         }
@@ -63,6 +62,11 @@ def write(program: Program, directory: str | Path) -> list[Path]:
     except OSError as reason:
         raise problem("E504", f"{folder} cannot be written: {reason.strerror}") from None
     return [folder / name for name in files]
+
+
+def _own(name: str) -> bytes:
+    """A module of this folder; not imported, for some import Numba."""
+    return (Path(__file__).parent / name).read_bytes()
 
 
 def is_package(directory: str | Path) -> bool:

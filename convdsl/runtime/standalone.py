@@ -1,8 +1,8 @@
 """Runs this folder's network: `import`, `load()`, call. Needs numpy and numba alone.
 
 This file stands in every package that `convdsl compile -o` writes, beside `plan.json` (what runs on
-which memory), `kernels.py` (the code), `native.py` (what the code is written with) and
-`weights.npz`.
+which memory), `kernels.py` (the code), `native.py` (what the code is written with), `team.py` (the
+threads that run it) and `weights.npz`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 Array = np.ndarray
 ALIGNMENT = 64
+MODULES = ("kernels", "native", "team")
 
 
 class Program:
@@ -56,14 +57,16 @@ class Program:
         self._stale = True
 
     def _compile(self, folder: Path) -> None:
-        kernels, native = _modules(folder)
-        self._addresses = {
-            name: numba.cfunc(
-                native.SIGNATURE, cache=True, error_model="numpy", fastmath=set(options)
-            )(getattr(kernels, name))
-            for name, options in self.plan["kernels"].items()
-        }
-        self._launch = numba.njit(native.LAUNCH_SIGNATURE, parallel=True, cache=True)(native.launch)
+        kernels, native, team = _modules(folder)
+
+        def compiled(name: str, options: list[str]) -> int:
+            fast = set(options)
+            wrap = numba.cfunc(native.SIGNATURE, cache=True, error_model="numpy", fastmath=fast)
+            return int(wrap(getattr(kernels, name)).address)
+
+        self._addresses = {n: compiled(n, options) for n, options in self.plan["kernels"].items()}
+        self._described = team.described
+        self._team = team.Team(compiled("team", []))
 
     def __call__(self, *x: Array) -> Array | tuple[Array, ...]:
         """The outputs. Raises ValueError for a wrong number, shape or type of arrays."""
@@ -82,22 +85,25 @@ class Program:
         if len(arrays) != len(self.inputs):
             raise ValueError(f"expected {len(self.inputs)} arrays, got {len(arrays)}")
         checked = [_checked(p, a) for p, a in zip(self.inputs, arrays, strict=True)]
-        functions, table, work = self._steps
         for port, array in zip(self.inputs, checked, strict=True):
             for row, step in enumerate(self.plan["steps"]):
                 for column, name in enumerate(step["buffers"]):
                     if name == port["buffer"]:
-                        table[row, column] = array.ctypes.data
-        numba.set_num_threads(self.threads)
+                        self._steps[1][row, column] = array.ctypes.data
         if self._stale:
-            self._launch(*self._prepare, 0, len(self.plan["prepare"]))
+            self._launch(self._prepare, len(self.plan["prepare"]))
             self._stale = False
-        self._launch(functions, table, work, 0, self.plan["forward"])
+        self._launch(self._steps, self.plan["forward"])
         given = {p["buffer"]: a for p, a in zip(self.inputs, checked, strict=True)}
         return {
             p["name"]: given[p["buffer"]].copy() if p["buffer"] in given else self._view(p).copy()
             for p in self.plan["outputs"]
         }
+
+    def _launch(self, tables: tuple[Array, Array, Array], count: int) -> None:
+        """Run so many steps."""
+        if count:
+            self._team.run(self._described(*tables, self.threads), 0, count)
 
     def update(self, arrays: Mapping[str, Array]) -> None:
         """Write parameters or buffers; takes effect at the next call."""
@@ -125,7 +131,7 @@ class Program:
         table = np.zeros((len(steps), width), np.int64)
         work = np.zeros((len(steps), 2), np.int64)
         for row, step in enumerate(steps):
-            functions[row] = self._addresses[step["kernel"]].address
+            functions[row] = self._addresses[step["kernel"]]
             entries = [self._address(name) for name in step["buffers"]] + step["sizes"]
             table[row, : len(entries)] = entries
             parts = max(1, min(self.threads, step["work"], step["cost"] // self.plan["grain"]))
@@ -146,20 +152,19 @@ def load(directory: str | Path | None = None, threads: int | None = None) -> Pro
     return Program(directory, threads)
 
 
-def _modules(folder: Path) -> tuple[ModuleType, ModuleType]:
-    """`kernels.py` and `native.py`, under a name that depends on their text alone.
+def _modules(folder: Path) -> tuple[ModuleType, ...]:
+    """The modules named in `MODULES`, under a name that depends on their text alone.
 
     Numba's cache beside them holds that name, so it must be the same however this folder is called
     and imported.
     """
-    texts = b"".join((folder / name).read_bytes() for name in ("kernels.py", "native.py"))
+    texts = b"".join((folder / f"{name}.py").read_bytes() for name in MODULES)
     name = f"convdsl_package_{hashlib.sha256(texts).hexdigest()[:16]}"
     if name not in sys.modules:
         package = ModuleType(name)
         package.__path__ = [str(folder.resolve())]
         sys.modules[name] = package
-    kernels = importlib.import_module(f"{name}.kernels")
-    return kernels, importlib.import_module(f"{name}.native")
+    return tuple(importlib.import_module(f"{name}.{module}") for module in MODULES)
 
 
 def _aligned(bytes: int) -> Array:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import getsource
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-Array = np.ndarray
+from convdsl.plan.model import Kernel
 
-SIGNATURE = "void(float32[:, :, :, ::1], float32[:, :, :, ::1], float64[:, :, ::1], float32[::1])"
+if TYPE_CHECKING:
+    from convdsl.runtime.native import floats
+
+Array = np.ndarray
 
 
 def resampled(x: Array, sources: Array, outside: Array) -> Array:
@@ -15,37 +21,53 @@ def resampled(x: Array, sources: Array, outside: Array) -> Array:
     A pixel at (y, x), measured from the middle of the image, comes from sources·(y, x, 1);
     ``outside`` of the image are these values, one per channel.
     """
-    from convdsl.runtime import cache
+    from convdsl.runtime.cpu import call
 
-    result = np.empty_like(x)
-    cache.routine(resample, SIGNATURE)(
-        np.ascontiguousarray(x), result, np.ascontiguousarray(sources, np.float64), outside
-    )
+    result = np.empty(x.shape, np.float32)
+    arrays = [np.ascontiguousarray(a, np.float32) for a in (x, sources, outside)]
+    call(KERNEL, [*arrays, result], x.shape[1:], len(x))
     return result
 
 
-def resample(x, result, sources, outside):  # type: ignore[no-untyped-def]
-    """Plain Python, compiled by `resampled`; see there."""
-    count, channels, height, width = x.shape
+def resample(table, begin, end, part):  # type: ignore[no-untyped-def]
+    """Plain Python, compiled by its text; see `resampled`."""
+    x, sources, outside, result = (
+        floats(table[0]),
+        floats(table[1]),
+        floats(table[2]),
+        floats(table[3]),
+    )
+    channels, height, width = table[4], table[5], table[6]
     middle_y, middle_x = (height - 1) * 0.5, (width - 1) * 0.5
-    for n in range(count):
-        s = sources[n]
+    for n in range(begin, end):
+        s = 6 * n
         for i in range(height):
             for j in range(width):
                 v, u = i - middle_y, j - middle_x
-                y = s[0, 0] * v + s[0, 1] * u + s[0, 2] + middle_y
-                z = s[1, 0] * v + s[1, 1] * u + s[1, 2] + middle_x
+                y = sources[s] * v + sources[s + 1] * u + sources[s + 2] + middle_y
+                z = sources[s + 3] * v + sources[s + 4] * u + sources[s + 5] + middle_x
                 # Beyond a pixel outside nothing is seen of the image, however far it is.
                 y = min(max(y, -1.0), height * 1.0)
                 z = min(max(z, -1.0), width * 1.0)
                 top, left = int(y + 1.0) - 1, int(z + 1.0) - 1
                 down, right = y - top, z - left
                 for c in range(channels):
+                    plane = (n * channels + c) * height
                     value = 0.0
                     for k in range(2):
                         for m in range(2):
                             inside = 0 <= top + k < height and 0 <= left + m < width
-                            pixel = x[n, c, top + k, left + m] if inside else outside[c]
+                            pixel = outside[c]
+                            if inside:
+                                pixel = x[(plane + top + k) * width + left + m]
                             share = (down if k else 1.0 - down) * (right if m else 1.0 - right)
                             value += pixel * share
-                    result[n, c, i, j] = value
+                    result[(plane + i) * width + j] = value
+
+
+KERNEL = Kernel(
+    "resample",
+    (("x", "float32"), ("sources", "float32"), ("outside", "float32"), ("result", "float32")),
+    ("channels", "height", "width"),
+    getsource(resample),
+)

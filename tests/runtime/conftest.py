@@ -1,11 +1,6 @@
 """What tests of compiling share: caches of their own, and counting."""
 
-import os
-import shutil
-
 import pytest
-
-SHARED = os.environ["CONVDSL_CACHE_DIR"]
 
 
 @pytest.fixture
@@ -32,31 +27,16 @@ def folder(tmp_path, monkeypatch, forget):
 
 
 @pytest.fixture
-def launcher(folder, monkeypatch, forget):
-    """Puts the launcher into the cache, for compiling it takes long and is not what is tested."""
-    from convdsl.runtime import cache
-
-    with monkeypatch.context() as patch:
-        patch.setenv("CONVDSL_CACHE_DIR", SHARED)
-        forget()
-        cache.launcher()
-        path = cache._Entry("launch", cache._launcher_source()[1]).path
-    forget()
-    if path.exists():
-        shutil.copy(path, folder)
-
-
-@pytest.fixture
 def compilations(monkeypatch):
     """The names of the kernels that this process compiles."""
-    from numba.core.ccallback import CFunc
+    from convdsl.runtime import cache
 
     names = []
-    original = CFunc._compile_uncached
+    original = cache.emitted
 
-    def compile_uncached(self):
-        names.append(self.__name__)
-        return original(self)
+    def emitted(kernel):
+        names.append(kernel.name)
+        return original(kernel)
 
-    monkeypatch.setattr(CFunc, "_compile_uncached", compile_uncached)
+    monkeypatch.setattr(cache, "emitted", emitted)
     return names

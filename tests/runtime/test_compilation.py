@@ -12,9 +12,9 @@ import pytest
 from small_kernels import kernel, outcome
 
 from convdsl.diagnostics import CompileError
-from convdsl.runtime import cache, compilation
+from convdsl.runtime import cache, compilation, processor
 
-pytestmark = pytest.mark.usefixtures("launcher")
+pytestmark = pytest.mark.usefixtures("folder")
 
 KERNELS = [kernel(factor) for factor in (2, 3, 4)]
 
@@ -34,7 +34,7 @@ def workers(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(compilation, "_Worker", start)
-    monkeypatch.setattr(compilation, "cores", lambda: 2)
+    monkeypatch.setattr(processor, "cores", lambda: 2)
     return started
 
 
@@ -135,7 +135,7 @@ def test_this_process_does_what_a_worker_does_not(script, workers, folder, tmp_p
 
 
 def test_a_process_that_cannot_be_started_is_done_without(monkeypatch, tmp_path):
-    monkeypatch.setattr(compilation, "cores", lambda: 2)
+    monkeypatch.setattr(processor, "cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     compilation.load(KERNELS, 2)
     assert outcomes() == [2, 3, 4]
@@ -204,7 +204,6 @@ from small_kernels import kernel, outcome
 from convdsl.runtime import cache, compilation
 print("begins")
 kernels = [kernel(factor) for factor in (2, 3, 4)]
-cache.launcher()
 jobs = compilation._Jobs(kernels)
 worker = compilation._Worker(jobs, compilation._Progress(3))
 worker._thread.join()
@@ -290,5 +289,5 @@ def test_slow_compiling_is_shown(monkeypatch):
     monkeypatch.setattr(compilation, "SHOWN_AFTER", 0.0)
     compilation.load(KERNELS, 1)
     shown = sys.stderr.getvalue()
-    assert "/4" in shown
+    assert "/3" in shown
     assert shown.endswith("\r\x1b[K")
