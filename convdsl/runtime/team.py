@@ -40,7 +40,7 @@ Array = np.ndarray
 # What the words of the team's state, int64, are; a line of the cache has eight of them.
 FUNCTIONS, TABLE, WIDTH, WORK, THREADS, FIRST, LAST, SIZE = range(8)
 """The program: as in `Team.run`. Then the steps to run, and how many threads do so."""
-READ, WRITE, YIELD, BYTE, PATIENCE = range(8, 13)
+READ, WRITE, YIELD, BYTE, LOOKS = range(8, 13)
 """Addresses: functions of the C library, a byte for pipes. How often to look before sleeping."""
 ARRIVED, PHASE = 16, 24
 """How many wait at the meeting point, and how many meetings there were."""
@@ -49,8 +49,10 @@ MEMBERS, LINE = 32, 8
 CALLED, ASLEEP, READ_END, WRITE_END = range(4)
 """A member's line: how often it was called, whether it sleeps, and the ends of its pipe."""
 
-LOOKS = 8_000
-"""Turns of looking, some hundred microseconds, before a member goes to sleep."""
+PATIENCE = 300
+"""How often to look for others before letting another thread have the core: microseconds."""
+WAKEFUL = 8_000
+"""How often a member looks for work before it goes to sleep: some hundred microseconds."""
 MOST = 256
 """Threads of a team at most."""
 
@@ -77,7 +79,7 @@ def _meet(state, size):  # type: ignore[no-untyped-def]
         looks = 0
         while atomic_load(state, PHASE) == phase:
             looks += 1
-            if looks < state[PATIENCE]:
+            if looks < PATIENCE:
                 relax()
             else:  # there are more threads than cores
                 system(state[YIELD], 0, 0, 0)
@@ -127,7 +129,7 @@ def _serve(state, member):  # type: ignore[no-untyped-def]
         looks = 0
         while atomic_load(state, line + CALLED) == calls:
             looks += 1
-            if looks < state[PATIENCE]:
+            if looks < state[LOOKS]:
                 relax()
                 continue
             atomic_swap(state, line + ASLEEP, 1)
@@ -180,8 +182,8 @@ class Team:
         functions = {READ: library.read, WRITE: library.write, YIELD: library.sched_yield}
         for word, function in functions.items():
             self._state[word] = ctypes.cast(function, ctypes.c_void_p).value
-        self._state[BYTE] = self._address + 8 * (PATIENCE + 1)
-        self._state[PATIENCE] = LOOKS
+        self._state[BYTE] = self._address + 8 * (LOOKS + 1)
+        self._state[LOOKS] = WAKEFUL
         self._members = 1
         self._running = threading.Lock()
 

@@ -69,7 +69,7 @@ def test_a_range_of_steps_runs_alone(own, first, last):
 
 
 def test_members_wake_up(monkeypatch):
-    monkeypatch.setattr(team, "LOOKS", 1)
+    monkeypatch.setattr(team, "WAKEFUL", 1)
     sleepy = team.Team(cache.compiled(cpu.TEAM))
     marks = Marks([3, 1, 3], 3)
     for _ in range(300):
