@@ -19,7 +19,9 @@ from convdsl.plan.model import Call, Recipe
 
 TOTALS = 4
 """Sums that run side by side, so that one need not wait for the other."""
-
+CHAIN = 256
+"""Terms that are added up before their sum goes to the total: the rounding of a sum of many terms
+grows with how many are added one after the other."""
 
 CHUNK = 1 << 13
 """Elements of a row that a unit of work covers."""
@@ -183,22 +185,28 @@ class _Places:
 def _reduction(family: Reduction, rest: Sequence[Axis], place: _Places) -> list[str]:
     *outer, last = rest
     loads, value = place.value(family.expression)
-    lines = [f"total{t} = zero()" for t in range(TOTALS)]
+    totals = [f"total{t}" for t in range(TOTALS)]
+    at, size = last.index, last.size
+    lines = ["total = zero()"]
     depth = 0
     for axis in outer:
         lines.append(f"{INDENT * depth}for {axis.index} in range({axis.size}):")
         depth += 1
-    inner = [f"{last.index} = 0", f"while {last.index} + {TOTALS} <= {last.size}:"]
-    for t in range(TOTALS):
-        inner += [INDENT + line for line in loads]
-        inner += [f"{INDENT}total{t} = total{t} + ({value})", f"{INDENT}{last.index} += 1"]
-    inner += [f"while {last.index} < {last.size}:"]
-    inner += [INDENT + line for line in loads]
-    inner += [f"{INDENT}total0 = total0 + ({value})", f"{INDENT}{last.index} += 1"]
+    inner = [f"for start in range(0, {size}, {CHAIN}):"]
+    body = [*(f"{name} = zero()" for name in totals), f"stop = min(start + {CHAIN}, {size})"]
+    body += [f"{at} = start", f"while {at} + {TOTALS} <= stop:"]
+    for name in totals:
+        body += [INDENT + line for line in loads]
+        body += [f"{INDENT}{name} = {name} + ({value})", f"{INDENT}{at} += 1"]
+    body += [f"while {at} < stop:"]
+    body += [INDENT + line for line in loads]
+    body += [f"{INDENT}total0 = total0 + ({value})", f"{INDENT}{at} += 1"]
+    body += ["total = total + ((total0 + total1) + (total2 + total3))"]
+    inner += [INDENT + line for line in body]
     lines += [INDENT * depth + line for line in inner]
-    total = "(total0 + total1) + (total2 + total3)"
+    total = "total"
     if family.mean:
         count = " * ".join(axis.size for axis in rest)
-        total = f"({total}) / float32({count})"
+        total = f"total / float32({count})"
     lines.append(f"store(y, unit * {place.lanes}, {total})")
     return lines
