@@ -8,10 +8,9 @@ from pathlib import Path
 
 from convdsl.cli import networks
 from convdsl.cli.compile import add_accuracy
-from convdsl.diagnostics import problem
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.data import Part, has_test_part, open_data
-from convdsl.training.evaluation import evaluate
+from convdsl.training.evaluation import class_count, evaluate
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the numbers."""
     network = networks.load(args)
-    graph = network.graph
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise problem("E572", f"`{network.name}` has several inputs or outputs")
+    classes = class_count(network)
     part: Part = "test" if has_test_part(args.data) else "train"
-    classes = graph.outputs[0][1].type.channels
-    data = open_data(args.data, InputSpec.of(graph.inputs[0]), classes, part)
+    data = open_data(args.data, InputSpec.of(network.graph.inputs[0]), classes, part)
     program = network.compile(batch=args.batch, threads=args.threads, accuracy=args.accuracy)
     program.load(args.weights)
     found = evaluate(program, data)

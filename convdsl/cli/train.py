@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convdsl.cli import networks
 from convdsl.cli.compile import add_accuracy
 from convdsl.cli.output import report
+from convdsl.cli.progress import View
 from convdsl.diagnostics import problem
 from convdsl.graph import Setting
 from convdsl.language import recipe as settings
@@ -25,10 +24,10 @@ from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
 from convdsl.training.augment import AUGMENTATIONS
 from convdsl.training.data import has_test_part, open_data, split
-from convdsl.training.evaluation import evaluate
+from convdsl.training.evaluation import class_count, evaluate
 from convdsl.training.recipe import OPTIMIZERS, resolve
 from convdsl.training.schedules import SCHEDULES
-from convdsl.training.trainer import Trainer, Watcher
+from convdsl.training.trainer import Trainer
 
 FLAGS = {
     "epochs": ("N", "times through the data"),
@@ -63,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, then evaluate on the test part where there is one."""
     network = networks.load(args)
     report(network.warnings)
+    classes = class_count(network)
     spec = InputSpec.of(network.graph.inputs[0])
     recipe = resolve(network.recipe, _flags(args), spec)
     folder = args.out or Path(f"{network.name}-training")
@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
     if kept and kept.progress.finished:
         print(f"{folder}: finished, {kept.progress.epoch} epochs are done")
         return 0
-    classes = network.graph.outputs[0][1].type.channels
     data = open_data(args.data, spec, classes)
     tested = has_test_part(args.data)
     everything = np.arange(len(data)), np.arange(0)
     training, validation = split(data, recipe.val, recipe.seed) if recipe.val else everything
+    view = View()
     trainer = Trainer(
         network,
         recipe,
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         validation,
         folder,
         args.threads,
-        (_View(),),
+        (view,),
         accuracy=args.accuracy,
     )
     print(
@@ -94,7 +94,13 @@ def run(args: argparse.Namespace) -> int:
         f"batch {recipe.batch}, {recipe.epochs} epochs -> {folder}",
         flush=True,
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        view.clear()
+        told = f"interrupted after step {trainer.progress.steps:,}, which {folder} keeps"
+        print(f"{told}; `--resume` goes on from there", file=sys.stderr)
+        raise
     _report_skipped(data.skipped)
     if tested:
         trainer.inference.load(folder / checkpoints.BEST)
@@ -118,48 +124,3 @@ def _flags(args: argparse.Namespace) -> tuple[Setting, ...]:
 def _report_skipped(skipped: list[tuple[str, str]]) -> None:
     for path, reason in skipped:
         print(f"skipped {path}: {reason}", file=sys.stderr)
-
-
-class _View(Watcher):
-    """Lines for epochs; on a terminal a bar for the steps, too."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.steps = 0
-        self.shown = 0.0
-
-    def step(self, trainer: Trainer, loss: float) -> None:
-        self.steps += 1
-        now = time.monotonic()
-        if not sys.stderr.isatty() or now - self.shown < 0.1:
-            return
-        self.shown = now
-        rate = self.steps / (now - self.start)
-        at, total = trainer.progress, trainer.recipe.epochs * trainer.batches
-        left = (total - at.epoch * trainer.batches - at.batch) / rate
-        share = at.batch / trainer.batches
-        bar = ("█" * round(20 * share)).ljust(20, "░")
-        told = (
-            f"epoch {at.epoch + 1} {bar} loss {loss:.4f}{_accuracy(at.history)}, "
-            f"{rate * trainer.recipe.batch:,.0f} images/s, {_minutes(left)} left"
-        )
-        print(f"\r\x1b[K{told}", end="", file=sys.stderr, flush=True)
-
-    def epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        speed = trainer.batches * trainer.recipe.batch / max(metrics["seconds"], 1e-9)
-        print(
-            f"epoch {metrics['epoch']}/{trainer.recipe.epochs}: loss {metrics['loss']:.4f}"
-            f"{_accuracy((metrics,))}, {speed:,.0f} images/s",
-            flush=True,
-        )
-
-
-def _accuracy(history: tuple[dict[str, Any], ...]) -> str:
-    known = history and "val_accuracy" in history[-1]
-    return f", {history[-1]['val_accuracy']:.2%} right" if known else ""
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

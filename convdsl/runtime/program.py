@@ -161,6 +161,14 @@ class Program:
                 self._count += 1
         return loss
 
+    @property
+    def prediction(self) -> Array:
+        """What the network gave in the last `step` or `value_and_grad`: N×classes, for example."""
+        if all(p.role == "input" for p in self._inputs):
+            raise TypeError("this program was compiled for inference; a call returns what it gives")
+        with self._lock:
+            return self._copy(self.plan.outputs[1])
+
     def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
         if all(p.role == "input" for p in self._inputs):
             raise TypeError("this program was compiled for inference; compile with train=True")

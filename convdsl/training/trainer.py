@@ -20,7 +20,7 @@ from convdsl.runtime.program import Program
 from convdsl.training import augment, checkpoints, divergence
 from convdsl.training.checkpoints import Checkpoint, Progress
 from convdsl.training.data import Data
-from convdsl.training.evaluation import evaluate
+from convdsl.training.evaluation import class_count, evaluate, share_right
 from convdsl.training.loading import batches
 from convdsl.training.recipe import Recipe
 from convdsl.views.drawing.curves import curves
@@ -66,9 +66,7 @@ class Trainer:
         save_every: float = SAVE_EVERY,
         accuracy: str = "fast",
     ) -> None:
-        graph = network.graph
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise problem("E572", f"`{network.name}` has several inputs or outputs")
+        class_count(network)
         self.batches = len(training) // recipe.batch
         if not self.batches:
             raise problem(
@@ -155,6 +153,7 @@ class Trainer:
                 self.progress,
                 batch=number + 1,
                 loss=self.progress.loss + loss,
+                right=self.progress.right + share_right(self.program.prediction, target),
                 steps=self.program.steps_taken,
             )
             for watcher in self.watchers:
@@ -172,6 +171,7 @@ class Trainer:
             "step": at.steps,
             "lr": self.recipe.rate(at.epoch + 1 - 1 / self.batches),
             "loss": at.loss / self.batches,
+            "accuracy": at.right / self.batches,
         }
         if len(self.validation):
             self.inference.update(weights)
@@ -185,6 +185,7 @@ class Trainer:
             epoch=at.epoch + 1,
             batch=0,
             loss=0.0,
+            right=0.0,
             best=value if better else at.best,
             history=(*at.history, metrics),
         )

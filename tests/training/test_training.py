@@ -17,6 +17,8 @@ from convdsl.language import recipe as settings
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
 from convdsl.training.data import from_arrays, split
+from convdsl.training.evaluation import share_right
+from convdsl.training.loading import order
 from convdsl.training.recipe import Recipe, resolve
 from convdsl.training.schedules import Cosine, MultiStep, OneCycle, Step
 from convdsl.training.trainer import Trainer, Watcher
@@ -75,7 +77,38 @@ def test_it_learns_and_the_average_is_what_is_kept(tmp_path):
     np.testing.assert_array_equal(kept["C1.weight"], made.program.state["C1.weight.average"])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert (tmp_path / "curves.svg").read_text().count("<path") == 3
+    assert (tmp_path / "curves.svg").read_text().count("<path") == 4
+
+
+class Shares(Watcher):
+    """Counts for itself how many of an epoch's examples were told right."""
+
+    def __init__(self):
+        self.order = iter(())
+        self.right = self.seen = 0
+
+    def step(self, trainer, loss):
+        if trainer.progress.epoch == 0:
+            for scores in trainer.program.prediction:
+                self.right += int(np.argmax(scores)) == next(self.order) % 3
+                self.seen += 1
+
+
+def test_training_accuracy_is_the_share_told_right_over_the_epoch():
+    shares = Shares()
+    made = trainer(watchers=[shares])
+    shares.order = iter(order(made.training, 3, 0))
+    made.fit()
+    assert shares.seen == 160
+    assert made.progress.history[0]["accuracy"] == pytest.approx(shares.right / shares.seen)
+    assert 0.3 < made.progress.history[0]["accuracy"] < made.progress.history[-1]["accuracy"]
+
+
+def test_of_shares_of_classes_the_largest_counts():
+    scores = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.0, 5.0, 1.0], [1.0, 0.0, 0.0]])
+    assert share_right(scores, np.array([0, 1, 1, 0])) == 0.75
+    shares = np.array([[0.4, 0.6, 0.0], [0.0, 0.1, 0.9], [0.0, 1.0, 0.0], [0.6, 0.2, 0.2]])
+    assert share_right(scores, shares) == 0.75
 
 
 class Stop(Watcher):
