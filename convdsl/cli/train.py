@@ -1,8 +1,9 @@
 """Train a network on data: a folder of class folders, of idx files, or an .npz with x and y.
 
 The recipe is the program's `train` section; flags go before it. DIR gets last.safetensors,
-best.safetensors, state.*, metrics.jsonl and curves.svg; a run that was killed goes on with
---resume, to the same result."""
+best.safetensors, state.*, metrics.jsonl and curves.svg, in the end confusion.svg and mistakes.png
+of the best weights on the test part; a run that was killed goes on with --resume, to the same
+result."""
 
 from __future__ import annotations
 
@@ -20,14 +21,17 @@ from convdsl.cli.progress import View
 from convdsl.diagnostics import problem
 from convdsl.graph import Setting
 from convdsl.language import recipe as settings
+from convdsl.runtime import parameters
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
 from convdsl.training.augment import AUGMENTATIONS
-from convdsl.training.data import has_test_part, open_data, split
+from convdsl.training.checkpoints import CONFUSION, MISTAKES
+from convdsl.training.data import Data, has_test_part, open_data, split
 from convdsl.training.evaluation import class_count, evaluate
 from convdsl.training.recipe import OPTIMIZERS, resolve
+from convdsl.training.reports import confusion_matrix, worst_mistakes
 from convdsl.training.schedules import SCHEDULES
-from convdsl.training.trainer import Trainer
+from convdsl.training.trainer import Trainer, Watcher
 
 FLAGS = {
     "epochs": ("N", "times through the data"),
@@ -59,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, then evaluate on the test part where there is one."""
+    """Train, then evaluate on the test part, or where there is none on what was held out."""
     network = networks.load(args)
     report(network.warnings)
     classes = class_count(network)
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder}: finished, {kept.progress.epoch} epochs are done")
         return 0
     data = open_data(args.data, spec, classes)
-    tested = has_test_part(args.data)
+    test = open_data(args.data, spec, classes, "test") if has_test_part(args.data) else None
     everything = np.arange(len(data)), np.arange(0)
     training, validation = split(data, recipe.val, recipe.seed) if recipe.val else everything
     view = View()
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         validation,
         folder,
         args.threads,
-        (view,),
+        (view, _Ending(test)),
         accuracy=args.accuracy,
     )
     print(
@@ -102,14 +106,32 @@ def run(args: argparse.Namespace) -> int:
         print(f"{told}; `--resume` goes on from there", file=sys.stderr)
         raise
     _report_skipped(data.skipped)
-    if tested:
-        trainer.inference.load(folder / checkpoints.BEST)
-        test = open_data(args.data, spec, classes, "test")
-        found = evaluate(trainer.inference, test, augmentations=trainer.augmentations)
-        print(
-            f"test: {found.samples:,} examples, loss {found.loss:.4f}, {found.accuracy:.2%} right"
-        )
     return 0
+
+
+class _Ending(Watcher):
+    """Evaluates the best weights on the test part, or what was held out, and draws the mistakes."""
+
+    def __init__(self, test: Data | None) -> None:
+        self.test = test
+
+    def end(self, trainer: Trainer) -> None:
+        part, data, indices = "validation", trainer.data, trainer.validation
+        if self.test is not None:
+            part, data, indices = "test", self.test, np.arange(len(self.test))
+        folder = trainer.folder
+        if not len(indices) or folder is None:
+            return
+        trainer.inference.load(folder / checkpoints.BEST)
+        found = evaluate(trainer.inference, data, indices, trainer.augmentations)
+        print(
+            f"{part}: {found.samples:,} examples, loss {found.loss:.4f}, "
+            f"{found.accuracy:.2%} right -> {folder / CONFUSION}, {folder / MISTAKES}",
+            flush=True,
+        )
+        title = f"{trainer.network.name}, {part}"
+        parameters.write_text(folder / CONFUSION, confusion_matrix(found, data, title))
+        parameters.write_bytes(folder / MISTAKES, worst_mistakes(found, data, title))
 
 
 def _flags(args: argparse.Namespace) -> tuple[Setting, ...]:

@@ -240,6 +240,19 @@ def from_pixels(pixels: Array, spec: InputSpec, name: str = "the image") -> Arra
     return result
 
 
+def visible(x: Array, spec: InputSpec) -> Array:
+    """Images N×shape as the network takes them, as a person sees them: black 0, white 1.
+
+    The way back from `from_pixels`, but for what was cut off or padded.
+    """
+    given = spec.preprocessing
+    black, contrast = (_along_channels(level, spec) for level in levels(spec))
+    seen = np.clip((x - black) / contrast, 0, 1)
+    if given.get("order") == "bgr":
+        seen = seen[:, ::-1]
+    return np.asarray(1 - seen if given.get("invert") else seen)
+
+
 def levels(spec: InputSpec) -> tuple[Array, Array]:
     """What black is in the network's numbers, and how much more white is; float32, per channel."""
     given = spec.preprocessing

@@ -112,18 +112,20 @@ def write(
     from safetensors.numpy import save
 
     content = {name: np.asarray(a, order="C") for name, a in arrays.items()}
-    _write(Path(path), save(content, dict(texts) if texts else None))
+    write_bytes(path, save(content, dict(texts) if texts else None))
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole: it is complete or as it was. Raises CompileError E504."""
-    _write(Path(path), text.encode())
+    write_bytes(path, text.encode())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole: it is complete or as it was. Raises CompileError E504."""
     import os
     import tempfile
 
+    path = Path(path)
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)

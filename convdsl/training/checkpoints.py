@@ -23,6 +23,7 @@ Array = np.ndarray
 
 LAST, BEST, STATE = "last.safetensors", "best.safetensors", "state.safetensors"
 ABOUT, METRICS, CURVES = "state.json", "metrics.jsonl", "curves.svg"
+CONFUSION, MISTAKES = "confusion.svg", "mistakes.png"
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Data:
         """
         raise NotImplementedError
 
+    def seen(self, indices: Sequence[int] | Array) -> Array:
+        """The examples of these indices as a person sees them, from 0 to 1, in the same shape."""
+        return inputs.visible(self.read(indices), self.spec)
+
 
 # -- opening ---------------------------------------------------------------------------------
 
@@ -190,6 +194,13 @@ class Arrays(Data):
         if not finite.all():
             raise problem("E532", f"example {chosen[~finite][0]} holds NaN or infinity")
         return x
+
+    def seen(self, indices: Sequence[int] | Array) -> Array:
+        """Each from its least value to its largest, because nothing says what they mean."""
+        x = self.read(indices)
+        over = tuple(range(1, x.ndim))
+        low, high = x.min(axis=over, keepdims=True), x.max(axis=over, keepdims=True)
+        return np.asarray((x - low) / np.where(high > low, high - low, 1))
 
 
 def from_arrays(

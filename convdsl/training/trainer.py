@@ -43,6 +43,9 @@ class Watcher:
     def epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """An epoch is done."""
 
+    def end(self, trainer: Trainer) -> None:
+        """All epochs are done; called again where a training is killed meanwhile and resumed."""
+
 
 class Trainer:
     """Trains a network on data by a recipe.
@@ -124,6 +127,8 @@ class Trainer:
         try:
             while self.progress.epoch < self.recipe.epochs:
                 self._epoch()
+            for watcher in self.watchers:
+                watcher.end(self)
         except Diverged:
             raise
         except (KeyboardInterrupt, CompileError):

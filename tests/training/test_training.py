@@ -189,8 +189,9 @@ def test_commands_train_resume_and_evaluate(given, tmp_path, capsys):
     out = tmp_path / "out"
     line = ["train", str(program), "--data", str(data), "--out", str(out), "--threads", "1"]
     assert main([*line, "--epochs", "2", "--resume"]) == 0
-    names = ["best.safetensors", "curves.svg", "last.safetensors", "metrics.jsonl"]
-    assert sorted(p.name for p in out.iterdir()) == [*names, "state.json", "state.safetensors"]
+    names = ["best.safetensors", "confusion.svg", "curves.svg", "last.safetensors"]
+    names += ["metrics.jsonl", "mistakes.png", "state.json", "state.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == names
     assert main([*line, "--epochs", "2", "--resume"]) == 0
     assert "finished" in capsys.readouterr().out
     assert main(line) == 1
