@@ -123,7 +123,7 @@ class _Ending(Watcher):
         if not len(indices) or folder is None:
             return
         trainer.inference.load(folder / checkpoints.BEST)
-        found = evaluate(trainer.inference, data, indices, trainer.augmentations)
+        found = evaluate(trainer.inference, data, indices)
         print(
             f"{part}: {found.samples:,} examples, loss {found.loss:.4f}, "
             f"{found.accuracy:.2%} right -> {folder / CONFUSION}, {folder / MISTAKES}",

@@ -138,9 +138,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         raise problem("E504", f"{path} cannot be written: {reason.strerror}") from None
 
 
+INPUT_MEAN = "input.mean"
+"""What weights files call the mean that is taken off the input; no parameter can be called so."""
+
+
 def check_update(graph: Graph, arrays: Mapping[str, Array]) -> None:
     """Raise CompileError E505 where names or shapes are not those of the network."""
     known = {v.name: v for v in (*graph.parameters, *graph.buffers)}
+    if len(graph.inputs) == 1:
+        known[INPUT_MEAN] = graph.inputs[0]
     found: list[Diagnostic] = []
     for name, array in arrays.items():
         if name not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ from convdsl.diagnostics import problem
 from convdsl.network import Network
 from convdsl.ops.losses import CrossEntropy
 from convdsl.runtime.program import Program
-from convdsl.training.augment import Augmentation
 from convdsl.training.data import Data
 from convdsl.training.loading import evaluation_batches
 
@@ -55,19 +53,14 @@ class Evaluation:
         return wrong[np.argsort(-self.losses[wrong], kind="stable")]
 
 
-def evaluate(
-    program: Program,
-    data: Data,
-    indices: Array | None = None,
-    augmentations: Sequence[Augmentation] = (),
-) -> Evaluation:
+def evaluate(program: Program, data: Data, indices: Array | None = None) -> Evaluation:
     """Evaluate on these examples of the data, else on all; memory is that of a batch.
 
     ``program`` is compiled for inference and gives logits N×classes.
     """
     chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
     parts = []
-    for x, target, count in evaluation_batches(data, chosen, program.batch, augmentations):
+    for x, target, count in evaluation_batches(data, chosen, program.batch):
         logits = program(x)
         assert isinstance(logits, np.ndarray)
         parts.append(_told(logits[:count].astype(np.float64), target[:count]))

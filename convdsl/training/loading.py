@@ -77,17 +77,15 @@ def evaluation_batches(
     data: Data,
     indices: Sequence[int] | Array,
     batch: int,
-    augmentations: Sequence[Augmentation] = (),
     workers: int = 1,
 ) -> Iterator[tuple[Array, Array, int]]:
     """All examples in their order as (x, target, count): the first ``count`` of a batch are real.
 
-    The last batch is filled up by repeating its last example. Of the augmentations only those are
-    applied that belong to what the network takes.
+    The last batch is filled up by repeating its last example.
     """
     given = np.asarray(indices)
     chosen = [given[start : start + batch] for start in range(0, len(given), batch)]
-    makers = (partial(_evaluation, data, c, batch, augmentations) for c in chosen)
+    makers = (partial(_evaluation, data, c, batch) for c in chosen)
     return _in_background(makers, workers)
 
 
@@ -116,14 +114,8 @@ def _training(
     return x, target
 
 
-def _evaluation(
-    data: Data, indices: Array, batch: int, augmentations: Sequence[Augmentation]
-) -> tuple[Array, Array, int]:
-    frame = Frame.of(data.spec)
+def _evaluation(data: Data, indices: Array, batch: int) -> tuple[Array, Array, int]:
     x = data.read(indices)
-    for purpose, augmentation in enumerate(augmentations):
-        if augmentation.at_rest:
-            x = augmentation.apply(x, Draws(0, 0, purpose, indices), frame)
     filled = np.minimum(np.arange(batch), len(indices) - 1)
     return x[filled], data.labels[indices[filled]], len(indices)
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Trainer:
         self.program = network.compile(
             train=True, loss=recipe.loss, optimizer=recipe.optimizer, **options
         )
-        self.inference: Program = network.compile(**options)
+        self._options = options
         self.progress = Progress(recipe=self._identity())
         self.augmentations = recipe.augment
         self._saved = 0
@@ -92,6 +93,11 @@ class Trainer:
             self._restore(kept)
         else:
             self.augmentations = augment.fit(recipe.augment, data, training)
+
+    @cached_property
+    def inference(self) -> Program:
+        """The network compiled for evaluating, with whatever weights it was given last."""
+        return self.network.compile(**self._options)
 
     def _identity(self) -> dict[str, str]:
         """What has to be the same for a training to go on."""
@@ -180,7 +186,7 @@ class Trainer:
         }
         if len(self.validation):
             self.inference.update(weights)
-            found = evaluate(self.inference, self.data, self.validation, self.augmentations)
+            found = evaluate(self.inference, self.data, self.validation)
             metrics |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
         value = metrics.get("val_accuracy", -metrics["loss"])
         better = at.best is None or value > at.best
@@ -218,10 +224,15 @@ class Trainer:
 
     # -- what is kept ------------------------------------------------------------------------
     def weights(self) -> dict[str, Array]:
-        """Copies of the weights to evaluate with: those of now, or their moving average."""
+        """Copies of the weights to evaluate with: those of now, or their moving average.
+
+        A mean that the augmentation `pixel_mean` takes off is among them, as in weights files.
+        """
         state = self.program.state
         now = {**self.program.parameters, **self.program.buffers}
-        return {name: np.array(state.get(name + AVERAGE, now[name])) for name in now}
+        weights = {name: np.array(state.get(name + AVERAGE, now[name])) for name in now}
+        mean = augment.input_mean(self.augmentations)
+        return weights if mean is None else {**weights, parameters.INPUT_MEAN: mean}
 
     def save(self) -> None:
         """Write checkpoint and weights, unless these went wrong. Raises CompileError E504."""

@@ -156,7 +156,7 @@ def _plot(draw: ImageDraw.ImageDraw, values: Array, size: tuple[int, int], ink: 
         draw.line(list(zip(xs.tolist(), levels.tolist(), strict=True)), ink)
         return
     for x in range(width):
-        part = levels[x * len(levels) // width : (x + 1) * len(levels) // width]
+        part = levels[x * len(levels) // width : (x + 1) * len(levels) // width + 1]
         draw.line([(x, float(part.min())), (x, float(part.max()))], ink)
 
 
