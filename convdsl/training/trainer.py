@@ -53,8 +53,9 @@ class Trainer:
 
     ``training`` and ``validation`` are indices into ``data``. With a ``folder`` everything is kept
     there, and `fit` goes on from the checkpoint that it holds: on the same number of ``threads`` to
-    the bit-identical result. Raises CompileError E571 where the checkpoint is of another training,
-    E572 where network or data cannot be trained on.
+    the bit-identical result. ``target``, ``precision`` and ``accuracy`` are those of
+    `Network.compile`. Raises CompileError E571 where the checkpoint is of another training, E572
+    where network or data cannot be trained on, E512 where there is no GPU to train on.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Trainer:
         watchers: Sequence[Watcher] = (),
         save_every: float = SAVE_EVERY,
         accuracy: str = "fast",
+        target: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
         class_count(network)
         self.batches = len(training) // recipe.batch
@@ -79,8 +82,8 @@ class Trainer:
         self.network, self.recipe, self.data, self.folder = network, recipe, data, folder
         self.training, self.validation, self.watchers = training, validation, watchers
         self.save_every = save_every
-        options: dict[str, Any] = {"batch": recipe.batch, "threads": threads}
-        options |= {"accuracy": accuracy, "seed": recipe.seed}
+        options: dict[str, Any] = {"target": target, "batch": recipe.batch, "threads": threads}
+        options |= {"accuracy": accuracy, "precision": precision, "seed": recipe.seed}
         self.program = network.compile(
             train=True, loss=recipe.loss, optimizer=recipe.optimizer, **options
         )
