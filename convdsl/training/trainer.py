@@ -22,6 +22,7 @@ from convdsl.training import augment, checkpoints, divergence
 from convdsl.training.checkpoints import Checkpoint, Progress
 from convdsl.training.data import Data
 from convdsl.training.evaluation import class_count, evaluate, share_right
+from convdsl.training.interruption import as_a_whole
 from convdsl.training.loading import batches
 from convdsl.training.recipe import Recipe
 from convdsl.views.drawing.curves import curves
@@ -160,16 +161,17 @@ class Trainer:
         )
         for number, (x, target) in enumerate(given, at.batch):
             rate = self.recipe.rate(at.epoch + number / self.batches)
-            loss = self.program.step(x, target, lr=rate)
-            if not math.isfinite(loss):
-                raise self._diverged(x)
-            self.progress = replace(
-                self.progress,
-                batch=number + 1,
-                loss=self.progress.loss + loss,
-                right=self.progress.right + share_right(self.program.prediction, target),
-                steps=self.program.steps_taken,
-            )
+            with as_a_whole():
+                loss = self.program.step(x, target, lr=rate)
+                if not math.isfinite(loss):
+                    raise self._diverged(x)
+                self.progress = replace(
+                    self.progress,
+                    batch=number + 1,
+                    loss=self.progress.loss + loss,
+                    right=self.progress.right + share_right(self.program.prediction, target),
+                    steps=self.program.steps_taken,
+                )
             for watcher in self.watchers:
                 watcher.step(self, loss)
             if time.monotonic() - saved >= self.save_every:
@@ -194,6 +196,8 @@ class Trainer:
         value = metrics.get("val_accuracy", -metrics["loss"])
         better = at.best is None or value > at.best
         metrics["seconds"] = round(seconds, 3)
+        if self.folder and better:  # before this counts as the best, for it may be stopped here
+            parameters.write(self.folder / checkpoints.BEST, weights)
         self.progress = replace(
             at,
             epoch=at.epoch + 1,
@@ -204,8 +208,6 @@ class Trainer:
             history=(*at.history, metrics),
         )
         if self.folder:
-            if better:
-                parameters.write(self.folder / checkpoints.BEST, weights)
             self.save()
             self._write_reports()
         for watcher in self.watchers:
