@@ -8,7 +8,7 @@ Order and content of batches are functions of seed and epoch alone, not of the n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +55,7 @@ def batches(
     first_batch: int = 0,
     workers: int = 1,
     shard: Shard = ALONE,
-) -> Iterator[tuple[Array, Array]]:
+) -> Generator[tuple[Array, Array], None, None]:
     """The batches of an epoch from ``first_batch`` on, shuffled, as (x, target).
 
     ``x`` is float32 N×C×spatial. ``target`` is int64 N, or where an augmentation mixes images
@@ -123,7 +123,7 @@ def _evaluation(data: Data, indices: Array, batch: int) -> tuple[Array, Array, i
 # -- the background --------------------------------------------------------------------------
 
 
-def _in_background(makers: Iterator[Callable[[], T]], workers: int) -> Iterator[T]:
+def _in_background(makers: Iterator[Callable[[], T]], workers: int) -> Generator[T, None, None]:
     """What the makers return, in their order; some of them run ahead on threads."""
     if not workers:
         for make in makers:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -159,25 +160,31 @@ class Trainer:
             at.epoch,
             at.batch,
         )
-        for number, (x, target) in enumerate(given, at.batch):
-            rate = self.recipe.rate(at.epoch + number / self.batches)
-            with as_a_whole():
-                loss = self.program.step(x, target, lr=rate)
-                if not math.isfinite(loss):
-                    raise self._diverged(x)
-                self.progress = replace(
-                    self.progress,
-                    batch=number + 1,
-                    loss=self.progress.loss + loss,
-                    right=self.progress.right + share_right(self.program.prediction, target),
-                    steps=self.program.steps_taken,
-                )
-            for watcher in self.watchers:
-                watcher.step(self, loss)
-            if time.monotonic() - saved >= self.save_every:
-                self.save()
-                saved = time.monotonic()
+        with closing(given):  # where it stops early no thread goes on
+            for number, (x, target) in enumerate(given, at.batch):
+                loss = self._step(number, x, target)
+                for watcher in self.watchers:
+                    watcher.step(self, loss)
+                if time.monotonic() - saved >= self.save_every:
+                    self.save()
+                    saved = time.monotonic()
         self._end_epoch(time.monotonic() - start)
+
+    def _step(self, number: int, x: Array, target: Array) -> float:
+        """Take the step of the epoch's batch of that number and note it, both or neither."""
+        rate = self.recipe.rate(self.progress.epoch + number / self.batches)
+        with as_a_whole():
+            loss = self.program.step(x, target, lr=rate)
+            if not math.isfinite(loss):
+                raise self._diverged(x)
+            self.progress = replace(
+                self.progress,
+                batch=number + 1,
+                loss=self.progress.loss + loss,
+                right=self.progress.right + share_right(self.program.prediction, target),
+                steps=self.program.steps_taken,
+            )
+        return loss
 
     def _end_epoch(self, seconds: float) -> None:
         at = self.progress

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -134,6 +135,7 @@ def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(tmp_path):
     for at in (3, 14, 20, 30):
         with pytest.raises(KeyboardInterrupt):
             trainer(parted, watchers=[Stop(at)]).fit()
+        assert not [t for t in threading.enumerate() if t.name.startswith("convdsl-data")]
         assert checkpoints.read(parted).progress.steps == at
     trainer(parted).fit()
     assert_same(whole, parted)
