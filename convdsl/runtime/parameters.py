@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import secrets
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,19 +124,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole: it is complete or as it was. Raises CompileError E504."""
-    import os
-    import tempfile
-
     path = Path(path)
-    temporary = None
+    # Opened plainly, not by tempfile, whose files nobody else may read.
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
-        with os.fdopen(handle, "wb") as file:
+        with unfinished.open("xb") as file:
             file.write(content)
-        os.replace(temporary, path)
+        unfinished.replace(path)
     except OSError as reason:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise problem("E504", f"{path} cannot be written: {reason.strerror}") from None
 
 

@@ -46,5 +46,5 @@ def _panel(
         if len(line) > 1:
             canvas.path(line, colour, 1.4)
         canvas.circle(*line[-1], 2, colour, colour)
-        label = f"{name.replace('_', ' ')} {points[-1]:.4g}"
+        label = f"{name.replace('val_', 'validation ')} {points[-1]:.4g}"
         canvas.text(left, top + HIGH + 14 + 12 * row, label, SIZE, colour)
