@@ -72,7 +72,8 @@ def _told(logits: Array, target: Array) -> tuple[Array, Array, Array, Array]:
     scores = CrossEntropy().log_probabilities(logits)
     predicted = logits.argmax(axis=1)
     rows = np.arange(len(logits))
-    return target, predicted, np.exp(scores[rows, predicted]), -scores[rows, target]
+    losses = 0.0 - scores[rows, target]  # of a single class 0, not -0
+    return target, predicted, np.exp(scores[rows, predicted]), losses
 
 
 def share_right(scores: Array, target: Array) -> float:

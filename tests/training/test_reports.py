@@ -154,3 +154,38 @@ def test_a_test_part_without_images_is_told_before_training(given, tmp_path, cap
     told = capsys.readouterr()
     assert "has no images" in told.err
     assert "epoch" not in told.out
+
+
+def test_an_array_without_test_examples_is_told_before_training(given, tmp_path, capsys):
+    program, _ = given
+    x, y = np.zeros((8, 3, 6, 8), np.float32), np.arange(8) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y, x_test=x[:0], y_test=y[:0])
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["train", str(program), "--data", str(tmp_path / "d.npz"), *out]) == 1
+    told = capsys.readouterr()
+    assert "has no examples" in told.err
+    assert "epoch" not in told.out
+
+
+def test_one_class_alone_is_never_mistaken(given, tmp_path, capsys):
+    program, folder = given
+    shutil.rmtree(folder / "dog")
+    text = program.read_text().replace("dense 2", "dense 1").replace(', "dog"', "")
+    program.write_text(text)
+    out = tmp_path / "out"
+    line = ["train", str(program), "--data", str(folder), "--threads", "1", "--out", str(out)]
+    assert main(line) == 0
+    told = capsys.readouterr().out
+    assert "validation: 4 examples, loss 0.0000, 100.00% right" in told
+    assert "-0.0" not in told
+    assert Image.open(out / "mistakes.png").width > 100
+
+
+def test_a_network_that_gives_a_map_is_refused(tmp_path, capsys):
+    program = tmp_path / "map.cnn"
+    program.write_text("net Map {\n  input 3@6x8\n  conv 2@1x1\n}\n")
+    data = str(image_folder(tmp_path / "data", 4))
+    assert main(["train", str(program), "--data", data, "--out", str(tmp_path / "out")]) == 1
+    assert main(["evaluate", str(program), "--data", data, "--weights", "none"]) == 1
+    assert capsys.readouterr().err.count("E572") == 2
+    assert not (tmp_path / "out").exists()
