@@ -140,7 +140,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return Network(read(path), name, parameters, sizes)
 
     def _train(self, net: Network, X: Array, labels: Array, seed: int) -> None:
-        spec = InputSpec.of(net.graph.inputs[0])
+        spec = InputSpec.of_graph(net.graph)
         data = from_arrays(X.reshape(len(X), *spec.shape), labels, spec, len(self.classes_))
         mixed = any(a.mixes for a in self.augmentations)
         recipe = Recipe(

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise problem("E520", f"{args.mistakes}: mistakes are drawn as `.png`")
     classes = class_count(network)
     part: Part = "test" if has_test_part(args.data) else "train"
-    data = open_data(args.data, InputSpec.of(network.graph.inputs[0]), classes, part)
+    data = open_data(args.data, InputSpec.of_graph(network.graph), classes, part)
     program = network.compile(
         args.target,
         args.batch,

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     network = networks.load(args)
     report(network.warnings)
     classes = class_count(network)
-    spec = InputSpec.of(network.graph.inputs[0])
+    spec = InputSpec.of_graph(network.graph)
     recipe = resolve(network.recipe, _flags(args), spec)
     folder = args.out or Path(f"{network.name}-training")
     folder.mkdir(parents=True, exist_ok=True)

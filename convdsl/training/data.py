@@ -145,8 +145,7 @@ def split(data: Data, fraction: float, seed: int) -> tuple[Array, Array]:
 
 
 def _class_names(spec: InputSpec, count: int) -> tuple[str, ...]:
-    named: Sequence[str] = spec.preprocessing.get("labels", ())
-    return tuple(named) if len(named) == count else tuple(str(i) for i in range(count))
+    return spec.labels if len(spec.labels) == count else tuple(str(i) for i in range(count))
 
 
 def _checked_labels(
@@ -446,9 +445,9 @@ def _classes_of(
 
     They are the `labels` of its input where these name all folders, else the folders by name.
     """
-    declared: Sequence[str] = spec.preprocessing.get("labels", ())
+    declared = spec.labels
     if set(folders) <= set(declared) and classes in (None, len(declared)):
-        return tuple(declared)
+        return declared
     if classes not in (None, len(folders)):
         raise problem(
             "E561",

@@ -19,7 +19,7 @@ from convdsl.training.evaluation import Evaluation, evaluate
 
 COLOURS = """cnn 1
 net Colours {
-  input 3@6x8 mean=[0.4, 0.5, 0.6] std=[0.2, 0.2, 0.2] labels=["cat", "dog"]
+  input 3@6x8 mean=[0.4, 0.5, 0.6] std=[0.2, 0.2, 0.2] labels=["dog", "cat"]
   conv 2@3x3 -> relu
   dense 2
   train { epochs=1, batch=4, lr=0.001, val=0.25 }
@@ -126,7 +126,10 @@ def test_train_draws_the_test_part_also_where_it_was_stopped_there(
     assert "`--resume` goes on from there" in capsys.readouterr().err
     assert main([*line, "--resume"]) == 0
     assert "test: 32 examples" in capsys.readouterr().out
-    assert "Colours, test: confusion" in (out / "confusion.svg").read_text()
+    drawn = (out / "confusion.svg").read_text()
+    assert "Colours, test: confusion" in drawn
+    # Classes are in the order that the program declares, not in that of the folders' names.
+    assert drawn.index(">dog</text>") < drawn.index(">cat</text>")
     assert Image.open(out / "mistakes.png").width > 100
     assert main([*line, "--resume"]) == 0
     assert "finished" in capsys.readouterr().out
@@ -170,7 +173,7 @@ def test_an_array_without_test_examples_is_told_before_training(given, tmp_path,
 def test_one_class_alone_is_never_mistaken(given, tmp_path, capsys):
     program, folder = given
     shutil.rmtree(folder / "dog")
-    text = program.read_text().replace("dense 2", "dense 1").replace(', "dog"', "")
+    text = program.read_text().replace("dense 2", "dense 1").replace('"dog", ', "")
     program.write_text(text)
     out = tmp_path / "out"
     line = ["train", str(program), "--data", str(folder), "--threads", "1", "--out", str(out)]
