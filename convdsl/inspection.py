@@ -28,7 +28,7 @@ def activation_sheet(program: Program, graph: Graph, arrays: Sequence[Array], **
     results = {node.name: node.outputs[0] for node in graph.nodes}
     ends = tuple((row[-1].name, results[row[-1].name]) for row in table)
     inner = compiler.compile(graph.replace(outputs=ends), **more)
-    inner.update({**program.parameters, **program.buffers})
+    inner.update(program.weights)
     found = inner(*(array[:1] for array in arrays))
     values = found if isinstance(found, tuple) else (found,)
     sections = [

@@ -20,12 +20,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from convdsl.network import Network, load_source, locate, read
-from convdsl.passes.update import Adam, Optimizer
+from convdsl.ops.losses import CrossEntropy, SoftCrossEntropy
+from convdsl.passes import Adam, Optimizer, Refined
 from convdsl.runtime.inputs import InputSpec, in_batches
 from convdsl.runtime.program import Program
-from convdsl.training.augment import Augmentation, Draws, Frame, fit
+from convdsl.training.augment import Augmentation
 from convdsl.training.data import from_arrays
-from convdsl.training.loading import batches
+from convdsl.training.recipe import Recipe
+from convdsl.training.trainer import Trainer
 
 Array = np.ndarray
 
@@ -57,7 +59,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     classes_ : the labels, sorted.
     loss_curve_ : the mean loss of every epoch.
-    weights_ : parameters and buffers by name.
+    weights_ : all that a weights file holds, by name.
     program_ : the network's text, with its input and number of classes as trained.
     """
 
@@ -87,8 +89,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> Classifier:
         """Train from the start. X: N×C×spatial, or N×features; y: N labels of any kind.
 
-        Raises CompileError where the network cannot be made for them, ValueError where they are no
-        examples.
+        Raises CompileError where the network cannot be made for them or the loss is not finite,
+        ValueError where they are no examples.
         """
         X, y = validate_data(self, X, y, dtype=np.float32, allow_nd=True)
         check_classification_targets(y)
@@ -106,7 +108,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         program = self._program()
         shape = program.graph.inputs[0].type.shape
         given = np.ascontiguousarray(X).reshape(len(X), *shape)
-        logits = in_batches(program, [self._at_rest(given)], program.batch)[0].astype(np.float64)
+        logits = in_batches(program, [given], program.batch)[0].astype(np.float64)
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
@@ -138,26 +140,24 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return Network(read(path), name, parameters, sizes)
 
     def _train(self, net: Network, X: Array, labels: Array, seed: int) -> None:
-        spec = InputSpec.of(net.graph.inputs[0])
+        spec = InputSpec.of_graph(net.graph)
         data = from_arrays(X.reshape(len(X), *spec.shape), labels, spec, len(self.classes_))
-        everything = np.arange(len(data))
-        self.augmentations_ = fit(self.augmentations, data, everything)
-        mixed = any(a.mixes for a in self.augmentations_)
-        program = net.compile(
-            train=True,
+        mixed = any(a.mixes for a in self.augmentations)
+        recipe = Recipe(
+            loss=SoftCrossEntropy() if mixed else CrossEntropy(),
+            optimizer=Refined(self.optimizer or Adam()),
+            lr=self.learning_rate,
             batch=min(self.batch, len(data)),
-            loss="soft_cross_entropy" if mixed else "cross_entropy",
-            optimizer=self.optimizer or Adam(),
-            threads=self.threads,
+            epochs=self.epochs,
+            augment=tuple(self.augmentations),
             seed=seed,
         )
-        self.loss_curve_ = []
-        for epoch in range(self.epochs):
-            given = batches(data, everything, program.batch, self.augmentations_, seed, epoch)
-            losses = [program.step(x, target, lr=self.learning_rate) for x, target in given]
-            self.loss_curve_.append(float(np.mean(losses)))
-        kept = {**program.parameters, **program.buffers}
-        self.weights_ = {name: array.copy() for name, array in kept.items()}
+        everything, nothing = np.arange(len(data)), np.arange(0)
+        trainer = Trainer(net, recipe, data, everything, nothing, threads=self.threads)
+        trainer.fit()
+        self.augmentations_ = trainer.augmentations
+        self.loss_curve_ = [metrics["loss"] for metrics in trainer.progress.history]
+        self.weights_ = trainer.weights()
         self.n_iter_ = self.epochs
         _programs.pop(self, None)
 
@@ -172,13 +172,3 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             program.update(self.weights_)
             _programs[self] = program
         return program
-
-    def _at_rest(self, x: Array) -> Array:
-        """The examples with the augmentations that belong to what the network takes."""
-        lasting = [a for a in self.augmentations_ if a.at_rest]
-        if lasting:
-            x = x.copy()
-            spec = InputSpec.of(self._program().graph.inputs[0])
-            for augmentation in lasting:
-                x = augmentation.apply(x, Draws(0, 0, 0, np.arange(len(x))), Frame.of(spec))
-        return x

@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 from convdsl.cli import networks
-from convdsl.cli.compile import add_accuracy
+from convdsl.cli.compile import add_target
+from convdsl.cli.output import write_file
 from convdsl.diagnostics import problem
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.data import Part, has_test_part, open_data
-from convdsl.training.evaluation import evaluate
+from convdsl.training.evaluation import class_count, evaluate
+from convdsl.training.reports import confusion_matrix, worst_mistakes
+from convdsl.views.drawing import converted, format_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,22 +25,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="W", type=Path, required=True)
     parser.add_argument("--batch", metavar="N", type=networks.positive, default=64)
     parser.add_argument("--threads", metavar="N", type=networks.positive)
-    add_accuracy(parser)
+    add_target(parser)
+    parser.add_argument(
+        "--confusion", metavar="FILE", type=Path, help="draw which classes are taken for which"
+    )
+    parser.add_argument("--mistakes", metavar="FILE.png", type=Path, help="draw the worst mistakes")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the numbers."""
+    """Evaluate, print the numbers and draw what was asked for."""
     network = networks.load(args)
-    graph = network.graph
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise problem("E572", f"`{network.name}` has several inputs or outputs")
+    format = format_of(args.confusion, "confusion matrix") if args.confusion else ""
+    if args.mistakes and args.mistakes.suffix.lower() != ".png":
+        raise problem("E520", f"{args.mistakes}: mistakes are drawn as `.png`")
+    classes = class_count(network)
     part: Part = "test" if has_test_part(args.data) else "train"
-    classes = graph.outputs[0][1].type.channels
-    data = open_data(args.data, InputSpec.of(graph.inputs[0]), classes, part)
-    program = network.compile(batch=args.batch, threads=args.threads, accuracy=args.accuracy)
+    data = open_data(args.data, InputSpec.of_graph(network.graph), classes, part)
+    program = network.compile(
+        args.target,
+        args.batch,
+        threads=args.threads,
+        precision=args.precision,
+        accuracy=args.accuracy,
+    )
     program.load(args.weights)
     found = evaluate(program, data)
+    if args.confusion:
+        drawn = confusion_matrix(found, data, network.name)
+        write_file(args.confusion, converted(drawn, format))
+    if args.mistakes:
+        write_file(args.mistakes, worst_mistakes(found, data, network.name))
     if args.format == "json":
         told = {"samples": found.samples, "loss": found.loss, "accuracy": found.accuracy}
         print(json.dumps(told))

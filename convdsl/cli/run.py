@@ -194,9 +194,8 @@ def _load_weights(program: Any, path: Path) -> None:
         program.load(path)
         return
     arrays = parameters.read(path)
-    known = {name: array.shape for name, array in program.variables.items()}
     for name, array in arrays.items():
-        if known.get(name) != array.shape:
+        if program.shapes.get(name) != array.shape:
             raise problem("E505", f"{path}: `{name}` is no parameter of {program.network}")
     program.update(arrays)
 

@@ -144,7 +144,7 @@ class Plan:
 
     ``prepare`` runs once after parameters change, ``steps`` at every call: the first ``forward`` of
     them for the outputs; the first ``shared`` of those and all after ``forward`` to update
-    variables, with the first output, the loss, on the way.
+    variables, with the first two outputs, loss and prediction, on the way.
     """
 
     network: str

@@ -125,10 +125,10 @@ def _last_reads(order: Sequence[Sequence[Node]], graph: Graph) -> dict[Value, in
 def _ordered(graph: Graph) -> tuple[list[Node], list[Node], list[Node]]:
     """The nodes in three parts, each in its order: shared, for outputs alone, for updates alone.
 
-    The first output, the loss of a training program, is wanted along with updates.
+    The first two outputs, loss and prediction of a training program, are wanted along with updates.
     """
     for_outputs = _needed(graph, {v for _, v in graph.outputs})
-    first = {v for _, v in graph.outputs[:1]}
+    first = {v for _, v in graph.outputs[:2]}
     for_updates = _needed(graph, first | {v for _, v in graph.assignments})
     if not graph.assignments:
         for_updates = for_outputs

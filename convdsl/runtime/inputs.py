@@ -15,7 +15,7 @@ The steps of preprocessing, in this order; each is left out where the program do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from convdsl import resources
 from convdsl.diagnostics import CompileError, problem
-from convdsl.graph import TensorType, Variable
+from convdsl.graph import Graph, TensorType, Variable
 from convdsl.graph.types import Shape, extents
 
 if TYPE_CHECKING:
@@ -40,17 +40,24 @@ MOST_PIXELS = 100_000_000
 class InputSpec:
     """What a network takes: an array of that shape (without the batch), and how images become it.
 
-    ``preprocessing`` has the attributes of the program's `input`.
+    ``preprocessing`` has the attributes of the program's `input`, ``labels`` the names of the
+    classes where it declares some.
     """
 
     name: str
     shape: Shape
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @staticmethod
     def of(variable: Variable) -> InputSpec:
         """The input of a graph."""
         return InputSpec(variable.name, variable.type.shape, dict(variable.attributes))
+
+    @staticmethod
+    def of_graph(graph: Graph) -> InputSpec:
+        """The first input of a graph, with the names of the classes that the graph tells apart."""
+        return replace(InputSpec.of(graph.inputs[0]), labels=graph.labels)
 
     def __str__(self) -> str:
         return f"`{self.name}` ({TensorType(self.shape)})"
@@ -238,6 +245,19 @@ def from_pixels(pixels: Array, spec: InputSpec, name: str = "the image") -> Arra
     np.divide(pixels, 255 / contrast, out=result[inside], dtype=np.float32, casting="same_kind")
     result[inside] += black
     return result
+
+
+def visible(x: Array, spec: InputSpec) -> Array:
+    """Images N×shape as the network takes them, as a person sees them: black 0, white 1.
+
+    The way back from `from_pixels`, but for what was cut off or padded.
+    """
+    given = spec.preprocessing
+    black, contrast = (_along_channels(level, spec) for level in levels(spec))
+    seen = np.clip((x - black) / contrast, 0, 1)
+    if given.get("order") == "bgr":
+        seen = seen[:, ::-1]
+    return np.asarray(1 - seen if given.get("invert") else seen)
 
 
 def levels(spec: InputSpec) -> tuple[Array, Array]:

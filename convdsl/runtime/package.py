@@ -219,6 +219,6 @@ def _readable(content: dict[str, Any]) -> str:
 
 def _weights(program: Program) -> bytes:
     stream = io.BytesIO()
-    arrays: dict[str, Any] = dict(program.variables)
+    arrays: dict[str, Any] = {**program.variables, **program.weights}
     np.savez(stream, **arrays)
     return stream.getvalue()

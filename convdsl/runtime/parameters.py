@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import secrets
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -112,33 +114,38 @@ def write(
     from safetensors.numpy import save
 
     content = {name: np.asarray(a, order="C") for name, a in arrays.items()}
-    _write(Path(path), save(content, dict(texts) if texts else None))
+    write_bytes(path, save(content, dict(texts) if texts else None))
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole: it is complete or as it was. Raises CompileError E504."""
-    _write(Path(path), text.encode())
+    write_bytes(path, text.encode())
 
 
-def _write(path: Path, content: bytes) -> None:
-    import os
-    import tempfile
-
-    temporary = None
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole: it is complete or as it was. Raises CompileError E504."""
+    path = Path(path)
+    # Opened plainly, not by tempfile, whose files nobody else may read.
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
-        with os.fdopen(handle, "wb") as file:
+        with unfinished.open("xb") as file:
             file.write(content)
-        os.replace(temporary, path)
+        unfinished.replace(path)
     except OSError as reason:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise problem("E504", f"{path} cannot be written: {reason.strerror}") from None
+
+
+INPUT_MEAN = "input.mean"
+"""What weights files call the mean that is taken off the input; no parameter can be called so."""
 
 
 def check_update(graph: Graph, arrays: Mapping[str, Array]) -> None:
     """Raise CompileError E505 where names or shapes are not those of the network."""
     known = {v.name: v for v in (*graph.parameters, *graph.buffers)}
+    if len(graph.inputs) == 1:
+        known[INPUT_MEAN] = graph.inputs[0]
     found: list[Diagnostic] = []
     for name, array in arrays.items():
         if name not in known:

@@ -70,6 +70,7 @@ class Program:
         """Tells programs apart that share a seed and a batch; their random numbers differ."""
         self.input_grad: Array | tuple[Array, ...] | None = None
         """The gradients by the inputs, after `value_and_grad`."""
+        self._input_mean: Array | None = None
         self._machine: Machine | None = None
         self._inputs = [p for p in plan.variables if p.role in ("input", "target")]
 
@@ -161,6 +162,14 @@ class Program:
                 self._count += 1
         return loss
 
+    @property
+    def prediction(self) -> Array:
+        """What the network gave in the last `step` or `value_and_grad`: N×classes, for example."""
+        if all(p.role == "input" for p in self._inputs):
+            raise TypeError("this program was compiled for inference; a call returns what it gives")
+        with self._lock:
+            return self._copy(self.plan.outputs[1])
+
     def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
         if all(p.role == "input" for p in self._inputs):
             raise TypeError("this program was compiled for inference; compile with train=True")
@@ -189,7 +198,13 @@ class Program:
             names = ", ".join(p.name for p in ports)
             raise ValueError(f"expected {len(ports)} arrays ({names}), got {len(arrays)}")
         remote = self.machine.takes_device_arrays
-        return {p.name: _checked(p, a, remote) for p, a in zip(ports, arrays, strict=True)}
+        given = {p.name: _checked(p, a, remote) for p, a in zip(ports, arrays, strict=True)}
+        if self._input_mean is not None:
+            name = self.graph.inputs[0].name
+            if not isinstance(given[name], np.ndarray):
+                raise TypeError("these weights take a mean off inputs, which is done on the host")
+            given[name] = given[name] - self._input_mean
+        return given
 
     def profile(self, *arrays: Array, repeats: int = 5) -> list[tuple[str, str, float]]:
         """For every step: the layer, its kernel and the median seconds it takes."""
@@ -229,7 +244,7 @@ class Program:
         return MappingProxyType(found)
 
     def update(self, arrays: Mapping[str, Array]) -> None:
-        """Write parameters or buffers; takes effect at the next call.
+        """Write parameters or buffers, or `input.mean`; takes effect at the next call.
 
         Raises CompileError E505, and writes nothing, where a name or a shape is not the network's.
         """
@@ -238,8 +253,25 @@ class Program:
             if self._machine is not None:
                 self._machine.fetch()
             for name, array in arrays.items():
-                self._variables[name][...] = array
+                if name == files.INPUT_MEAN:
+                    self._input_mean = np.array(array, np.float32)
+                else:
+                    self._variables[name][...] = array
             self._stale = True
+
+    @property
+    def input_mean(self) -> Array | None:
+        """What is taken off every input, of its shape, where the weights were trained so.
+
+        Weights files call it `input.mean`.
+        """
+        return self._input_mean
+
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        """All that a weights file holds: parameters, buffers, `input_mean` as `input.mean`."""
+        mean = {} if self._input_mean is None else {files.INPUT_MEAN: self._input_mean}
+        return {**self.parameters, **self.buffers, **mean}
 
     @property
     def state(self) -> Mapping[str, Array]:
@@ -266,18 +298,19 @@ class Program:
             self._stale = True
 
     def load(self, path: str | Path) -> None:
-        """Set all parameters and buffers from a safetensors file.
+        """Set all parameters and buffers, and `input_mean`, from a safetensors file.
 
         Raises CompileError E503 where it cannot be read, E505 where it is not of this network.
         """
         arrays = files.read(path)
         files.check_update(self.graph, arrays)
         files.check_complete(self.graph, arrays, path)
+        self._input_mean = None
         self.update(arrays)
 
     def save(self, path: str | Path) -> None:
-        """Write all parameters and buffers to a safetensors file, whole or not at all."""
-        files.write(path, {**self.parameters, **self.buffers})
+        """Write all parameters, buffers and `input_mean` to a safetensors file, or nothing."""
+        files.write(path, self.weights)
 
 
 def _checked(port: Port, array: Any, remote: bool = False) -> Any:

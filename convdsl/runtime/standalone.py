@@ -23,6 +23,8 @@ import numpy as np
 Array = np.ndarray
 ALIGNMENT = 64
 MODULES = ("kernels", "native", "team")
+INPUT_MEAN = "input.mean"
+"""What is taken off the input, among the variables of weights that were trained so."""
 
 
 class Program:
@@ -85,6 +87,8 @@ class Program:
         if len(arrays) != len(self.inputs):
             raise ValueError(f"expected {len(self.inputs)} arrays, got {len(arrays)}")
         checked = [_checked(p, a) for p, a in zip(self.inputs, arrays, strict=True)]
+        if INPUT_MEAN in self.variables:
+            checked[0] = checked[0] - self.variables[INPUT_MEAN]
         for port, array in zip(self.inputs, checked, strict=True):
             for row, step in enumerate(self.plan["steps"]):
                 for column, name in enumerate(step["buffers"]):
@@ -105,13 +109,22 @@ class Program:
         if count:
             self._team.run(self._described(*tables, self.threads), 0, count)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What can be written, with its shape."""
+        mean = {INPUT_MEAN: tuple(self.inputs[0]["shape"][1:])} if len(self.inputs) == 1 else {}
+        return {name: array.shape for name, array in self.variables.items()} | mean
+
     def update(self, arrays: Mapping[str, Array]) -> None:
-        """Write parameters or buffers; takes effect at the next call."""
+        """Write parameters or buffers, or `input.mean`; takes effect at the next call."""
         for name, array in arrays.items():
-            if self.variables[name].shape != np.shape(array):
-                raise ValueError(f"{name} has shape {self.variables[name].shape}")
+            if self.shapes[name] != np.shape(array):
+                raise ValueError(f"{name} has shape {self.shapes[name]}")
         for name, array in arrays.items():
-            self.variables[name][...] = array
+            if name == INPUT_MEAN:
+                self.variables[name] = np.array(array, np.float32)
+            else:
+                self.variables[name][...] = array
         self._stale = True
 
     def _view(self, port: dict[str, Any]) -> Array:

@@ -102,8 +102,6 @@ class Augmentation:
     """One way to vary images; a value with the parameters as fields."""
 
     name: ClassVar[str]
-    at_rest: ClassVar[bool] = False
-    """Whether it is applied when evaluating, too: part of what the network takes."""
 
     def unfit(self, spec: InputSpec) -> str:
         """Why inputs of this kind cannot be varied so; empty where they can."""
@@ -334,12 +332,12 @@ class Colour(Augmentation):
 class PixelMean(Augmentation):
     """The mean of the training images taken from every image, pixel by pixel.
 
-    It belongs to what the network takes, so it is applied when evaluating, too. (Krizhevsky,
+    It belongs to what the network takes, so weights files keep it and programs with such weights
+    take it off what they are given. (Krizhevsky,
     Sutskever and Hinton 2012, section 2)
     """
 
     name: ClassVar[str] = "pixel_mean"
-    at_rest: ClassVar[bool] = True
     mean: Array | None = field(default=None, repr=False, compare=False)
     """float32, of the input's shape."""
 
@@ -455,6 +453,12 @@ def fit(
 def learned(augmentations: Sequence[Augmentation]) -> dict[str, Array]:
     """What augmentations have learned, by `NAME.FIELD`, for a checkpoint."""
     return {f"{a.name}.{key}": array for a in augmentations for key, array in a.learned.items()}
+
+
+def input_mean(augmentations: Sequence[Augmentation]) -> Array | None:
+    """What augmentations take off every image, which belongs to the weights; None for nothing."""
+    means = [a.mean for a in augmentations if isinstance(a, PixelMean) and a.mean is not None]
+    return np.asarray(np.sum(means, axis=0, dtype=np.float32)) if means else None
 
 
 def restored(

@@ -23,6 +23,7 @@ Array = np.ndarray
 
 LAST, BEST, STATE = "last.safetensors", "best.safetensors", "state.safetensors"
 ABOUT, METRICS, CURVES = "state.json", "metrics.jsonl", "curves.svg"
+CONFUSION, MISTAKES = "confusion.svg", "mistakes.png"
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Progress:
     """Where a training stands.
 
     ``epoch`` epochs are done, and ``batch`` batches of the next one, with losses that add up to
-    ``loss``. ``history`` has the metrics of the epochs; ``best`` is the value that the best epoch
-    had.
+    ``loss``, and shares of examples that were told right to ``right``. ``history`` has the metrics
+    of the epochs; ``best`` is the value that the best epoch had.
     """
 
     epoch: int = 0
     batch: int = 0
     loss: float = 0.0
+    right: float = 0.0
     steps: int = 0
     best: float | None = None
     history: tuple[dict[str, Any], ...] = ()

@@ -61,6 +61,10 @@ class Data:
         """
         raise NotImplementedError
 
+    def seen(self, indices: Sequence[int] | Array) -> Array:
+        """The examples of these indices as a person sees them, from 0 to 1, in the same shape."""
+        return inputs.visible(self.read(indices), self.spec)
+
 
 # -- opening ---------------------------------------------------------------------------------
 
@@ -141,8 +145,7 @@ def split(data: Data, fraction: float, seed: int) -> tuple[Array, Array]:
 
 
 def _class_names(spec: InputSpec, count: int) -> tuple[str, ...]:
-    named: Sequence[str] = spec.preprocessing.get("labels", ())
-    return tuple(named) if len(named) == count else tuple(str(i) for i in range(count))
+    return spec.labels if len(spec.labels) == count else tuple(str(i) for i in range(count))
 
 
 def _checked_labels(
@@ -190,6 +193,13 @@ class Arrays(Data):
         if not finite.all():
             raise problem("E532", f"example {chosen[~finite][0]} holds NaN or infinity")
         return x
+
+    def seen(self, indices: Sequence[int] | Array) -> Array:
+        """Each from its least value to its largest, because nothing says what they mean."""
+        x = self.read(indices)
+        over = tuple(range(1, x.ndim))
+        low, high = x.min(axis=over, keepdims=True), x.max(axis=over, keepdims=True)
+        return np.asarray((x - low) / np.where(high > low, high - low, 1))
 
 
 def from_arrays(
@@ -435,9 +445,9 @@ def _classes_of(
 
     They are the `labels` of its input where these name all folders, else the folders by name.
     """
-    declared: Sequence[str] = spec.preprocessing.get("labels", ())
+    declared = spec.labels
     if set(folders) <= set(declared) and classes in (None, len(declared)):
-        return tuple(declared)
+        return declared
     if classes not in (None, len(folders)):
         raise problem(
             "E561",

@@ -1,15 +1,15 @@
-"""Evaluates a network on data: loss, accuracy and what was predicted."""
+"""Evaluates a network on data: loss, accuracy, and what was predicted for every example."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from convdsl.diagnostics import problem
+from convdsl.network import Network
 from convdsl.ops.losses import CrossEntropy
 from convdsl.runtime.program import Program
-from convdsl.training.augment import Augmentation
 from convdsl.training.data import Data
 from convdsl.training.loading import evaluation_batches
 
@@ -18,32 +18,83 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of evaluating; ``predicted`` are class numbers, one per example."""
+    """What came of evaluating, example by example.
 
-    samples: int
-    loss: float
-    accuracy: float
+    ``indices`` are the examples' numbers in the data, ``labels`` their classes, ``predicted`` the
+    classes with the highest scores and ``probability`` how probable these are said to be;
+    ``losses`` are cross entropies.
+    """
+
+    indices: Array
+    labels: Array
     predicted: Array
+    probability: Array
+    losses: Array
+
+    @property
+    def samples(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """The mean cross entropy."""
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of examples that are told right."""
+        return float((self.predicted == self.labels).mean())
+
+    @property
+    def worst(self) -> Array:
+        """Places of the examples that are told wrong, those with the highest losses first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        return wrong[np.argsort(-self.losses[wrong], kind="stable")]
 
 
-def evaluate(
-    program: Program,
-    data: Data,
-    indices: Array | None = None,
-    augmentations: Sequence[Augmentation] = (),
-) -> Evaluation:
-    """The mean cross entropy and the share of examples whose class has the highest score.
+def evaluate(program: Program, data: Data, indices: Array | None = None) -> Evaluation:
+    """Evaluate on these examples of the data, else on all; memory is that of a batch.
 
     ``program`` is compiled for inference and gives logits N×classes.
     """
-    chosen = np.arange(len(data)) if indices is None else indices
-    scores = []
-    for x, _, count in evaluation_batches(data, chosen, program.batch, augmentations):
+    chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
+    parts = []
+    for x, target, count in evaluation_batches(data, chosen, program.batch):
         logits = program(x)
         assert isinstance(logits, np.ndarray)
-        scores.append(logits[:count])
-    logits = np.concatenate(scores).astype(np.float64)
-    target = data.labels[chosen]
-    loss = float(CrossEntropy().evaluate(logits, target))
+        parts.append(_told(logits[:count].astype(np.float64), target[:count]))
+    return Evaluation(chosen, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _told(logits: Array, target: Array) -> tuple[Array, Array, Array, Array]:
+    """Labels, predicted classes, their probabilities, and losses."""
+    scores = CrossEntropy().log_probabilities(logits)
     predicted = logits.argmax(axis=1)
-    return Evaluation(len(chosen), loss, float((predicted == target).mean()), predicted)
+    rows = np.arange(len(logits))
+    losses = 0.0 - scores[rows, target]  # of a single class 0, not -0
+    return target, predicted, np.exp(scores[rows, predicted]), losses
+
+
+def share_right(scores: Array, target: Array) -> float:
+    """The share of examples whose class has the highest score.
+
+    ``scores`` are N×classes; ``target`` are N class numbers, or N×classes shares of classes, of
+    which the largest counts.
+    """
+    classes = target if target.ndim == 1 else target.argmax(axis=1)
+    return np.count_nonzero(scores.argmax(axis=1) == classes) / len(classes)
+
+
+def class_count(network: Network) -> int:
+    """How many classes a network tells apart.
+
+    Raises CompileError E572 where it has not one input and one output of scores per class.
+    """
+    graph = network.graph
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise problem("E572", f"`{network.name}` has several inputs or outputs")
+    scores = graph.outputs[0][1].type
+    if scores.spatial:
+        raise problem("E572", f"`{network.name}` gives {scores}, a map, not a score per class")
+    return scores.channels

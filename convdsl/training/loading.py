@@ -8,7 +8,7 @@ Order and content of batches are functions of seed and epoch alone, not of the n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +55,7 @@ def batches(
     first_batch: int = 0,
     workers: int = 1,
     shard: Shard = ALONE,
-) -> Iterator[tuple[Array, Array]]:
+) -> Generator[tuple[Array, Array], None, None]:
     """The batches of an epoch from ``first_batch`` on, shuffled, as (x, target).
 
     ``x`` is float32 N×C×spatial. ``target`` is int64 N, or where an augmentation mixes images
@@ -77,17 +77,15 @@ def evaluation_batches(
     data: Data,
     indices: Sequence[int] | Array,
     batch: int,
-    augmentations: Sequence[Augmentation] = (),
     workers: int = 1,
 ) -> Iterator[tuple[Array, Array, int]]:
     """All examples in their order as (x, target, count): the first ``count`` of a batch are real.
 
-    The last batch is filled up by repeating its last example. Of the augmentations only those are
-    applied that belong to what the network takes.
+    The last batch is filled up by repeating its last example.
     """
     given = np.asarray(indices)
     chosen = [given[start : start + batch] for start in range(0, len(given), batch)]
-    makers = (partial(_evaluation, data, c, batch, augmentations) for c in chosen)
+    makers = (partial(_evaluation, data, c, batch) for c in chosen)
     return _in_background(makers, workers)
 
 
@@ -116,14 +114,8 @@ def _training(
     return x, target
 
 
-def _evaluation(
-    data: Data, indices: Array, batch: int, augmentations: Sequence[Augmentation]
-) -> tuple[Array, Array, int]:
-    frame = Frame.of(data.spec)
+def _evaluation(data: Data, indices: Array, batch: int) -> tuple[Array, Array, int]:
     x = data.read(indices)
-    for purpose, augmentation in enumerate(augmentations):
-        if augmentation.at_rest:
-            x = augmentation.apply(x, Draws(0, 0, purpose, indices), frame)
     filled = np.minimum(np.arange(batch), len(indices) - 1)
     return x[filled], data.labels[indices[filled]], len(indices)
 
@@ -131,7 +123,7 @@ def _evaluation(
 # -- the background --------------------------------------------------------------------------
 
 
-def _in_background(makers: Iterator[Callable[[], T]], workers: int) -> Iterator[T]:
+def _in_background(makers: Iterator[Callable[[], T]], workers: int) -> Generator[T, None, None]:
     """What the makers return, in their order; some of them run ahead on threads."""
     if not workers:
         for make in makers:

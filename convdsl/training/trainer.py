@@ -6,7 +6,9 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from convdsl.runtime.program import Program
 from convdsl.training import augment, checkpoints, divergence
 from convdsl.training.checkpoints import Checkpoint, Progress
 from convdsl.training.data import Data
-from convdsl.training.evaluation import evaluate
+from convdsl.training.evaluation import class_count, evaluate, share_right
+from convdsl.training.interruption import as_a_whole
 from convdsl.training.loading import batches
 from convdsl.training.recipe import Recipe
 from convdsl.views.drawing.curves import curves
@@ -43,14 +46,18 @@ class Watcher:
     def epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """An epoch is done."""
 
+    def end(self, trainer: Trainer) -> None:
+        """All epochs are done; called again where a training is killed meanwhile and resumed."""
+
 
 class Trainer:
     """Trains a network on data by a recipe.
 
     ``training`` and ``validation`` are indices into ``data``. With a ``folder`` everything is kept
     there, and `fit` goes on from the checkpoint that it holds: on the same number of ``threads`` to
-    the bit-identical result. Raises CompileError E571 where the checkpoint is of another training,
-    E572 where network or data cannot be trained on.
+    the bit-identical result. ``target``, ``precision`` and ``accuracy`` are those of
+    `Network.compile`. Raises CompileError E571 where the checkpoint is of another training, E572
+    where network or data cannot be trained on, E512 where there is no GPU to train on.
     """
 
     def __init__(
@@ -65,10 +72,10 @@ class Trainer:
         watchers: Sequence[Watcher] = (),
         save_every: float = SAVE_EVERY,
         accuracy: str = "fast",
+        target: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
-        graph = network.graph
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise problem("E572", f"`{network.name}` has several inputs or outputs")
+        class_count(network)
         self.batches = len(training) // recipe.batch
         if not self.batches:
             raise problem(
@@ -77,12 +84,12 @@ class Trainer:
         self.network, self.recipe, self.data, self.folder = network, recipe, data, folder
         self.training, self.validation, self.watchers = training, validation, watchers
         self.save_every = save_every
-        options: dict[str, Any] = {"batch": recipe.batch, "threads": threads}
-        options |= {"accuracy": accuracy, "seed": recipe.seed}
+        options: dict[str, Any] = {"target": target, "batch": recipe.batch, "threads": threads}
+        options |= {"accuracy": accuracy, "precision": precision, "seed": recipe.seed}
         self.program = network.compile(
             train=True, loss=recipe.loss, optimizer=recipe.optimizer, **options
         )
-        self.inference: Program = network.compile(**options)
+        self._options = options
         self.progress = Progress(recipe=self._identity())
         self.augmentations = recipe.augment
         self._saved = 0
@@ -91,6 +98,11 @@ class Trainer:
             self._restore(kept)
         else:
             self.augmentations = augment.fit(recipe.augment, data, training)
+
+    @cached_property
+    def inference(self) -> Program:
+        """The network compiled for evaluating, with whatever weights it was given last."""
+        return self.network.compile(**self._options)
 
     def _identity(self) -> dict[str, str]:
         """What has to be the same for a training to go on."""
@@ -126,6 +138,8 @@ class Trainer:
         try:
             while self.progress.epoch < self.recipe.epochs:
                 self._epoch()
+            for watcher in self.watchers:
+                watcher.end(self)
         except Diverged:
             raise
         except (KeyboardInterrupt, CompileError):
@@ -146,8 +160,20 @@ class Trainer:
             at.epoch,
             at.batch,
         )
-        for number, (x, target) in enumerate(given, at.batch):
-            rate = self.recipe.rate(at.epoch + number / self.batches)
+        with closing(given):  # where it stops early no thread goes on
+            for number, (x, target) in enumerate(given, at.batch):
+                loss = self._step(number, x, target)
+                for watcher in self.watchers:
+                    watcher.step(self, loss)
+                if time.monotonic() - saved >= self.save_every:
+                    self.save()
+                    saved = time.monotonic()
+        self._end_epoch(time.monotonic() - start)
+
+    def _step(self, number: int, x: Array, target: Array) -> float:
+        """Take the step of the epoch's batch of that number and note it, both or neither."""
+        rate = self.recipe.rate(self.progress.epoch + number / self.batches)
+        with as_a_whole():
             loss = self.program.step(x, target, lr=rate)
             if not math.isfinite(loss):
                 raise self._diverged(x)
@@ -155,14 +181,10 @@ class Trainer:
                 self.progress,
                 batch=number + 1,
                 loss=self.progress.loss + loss,
+                right=self.progress.right + share_right(self.program.prediction, target),
                 steps=self.program.steps_taken,
             )
-            for watcher in self.watchers:
-                watcher.step(self, loss)
-            if time.monotonic() - saved >= self.save_every:
-                self.save()
-                saved = time.monotonic()
-        self._end_epoch(time.monotonic() - start)
+        return loss
 
     def _end_epoch(self, seconds: float) -> None:
         at = self.progress
@@ -172,25 +194,27 @@ class Trainer:
             "step": at.steps,
             "lr": self.recipe.rate(at.epoch + 1 - 1 / self.batches),
             "loss": at.loss / self.batches,
+            "accuracy": at.right / self.batches,
         }
         if len(self.validation):
             self.inference.update(weights)
-            found = evaluate(self.inference, self.data, self.validation, self.augmentations)
+            found = evaluate(self.inference, self.data, self.validation)
             metrics |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
         value = metrics.get("val_accuracy", -metrics["loss"])
         better = at.best is None or value > at.best
         metrics["seconds"] = round(seconds, 3)
+        if self.folder and better:  # before this counts as the best, for it may be stopped here
+            parameters.write(self.folder / checkpoints.BEST, weights)
         self.progress = replace(
             at,
             epoch=at.epoch + 1,
             batch=0,
             loss=0.0,
+            right=0.0,
             best=value if better else at.best,
             history=(*at.history, metrics),
         )
         if self.folder:
-            if better:
-                parameters.write(self.folder / checkpoints.BEST, weights)
             self.save()
             self._write_reports()
         for watcher in self.watchers:
@@ -212,10 +236,15 @@ class Trainer:
 
     # -- what is kept ------------------------------------------------------------------------
     def weights(self) -> dict[str, Array]:
-        """Copies of the weights to evaluate with: those of now, or their moving average."""
+        """Copies of the weights to evaluate with: those of now, or their moving average.
+
+        A mean that the augmentation `pixel_mean` takes off is among them, as in weights files.
+        """
         state = self.program.state
         now = {**self.program.parameters, **self.program.buffers}
-        return {name: np.array(state.get(name + AVERAGE, now[name])) for name in now}
+        weights = {name: np.array(state.get(name + AVERAGE, now[name])) for name in now}
+        mean = augment.input_mean(self.augmentations)
+        return weights if mean is None else {**weights, parameters.INPUT_MEAN: mean}
 
     def save(self) -> None:
         """Write checkpoint and weights, unless these went wrong. Raises CompileError E504."""

@@ -113,6 +113,15 @@ def test_arrays_of_the_gpu_have_to_fit(gpu):
         expected.on_device(X)
 
 
+def test_a_mean_is_taken_off_arrays_of_the_host_alone(gpu):
+    ours, expected = programs()
+    mean = np.full((2, 8, 8), 0.5, np.float32)
+    ours.update({"input.mean": mean})
+    np.testing.assert_allclose(ours(X), expected(X - mean), rtol=1e-4, atol=1e-6)
+    with pytest.raises(TypeError, match="done on the host"):
+        ours.on_device(Remote(gpu, X))
+
+
 def test_a_profile_names_every_step(gpu):
     ours, _ = programs()
     profile = ours.profile(X, repeats=1)

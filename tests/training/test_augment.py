@@ -20,6 +20,7 @@ from convdsl.training.augment import (
     PixelMean,
     ScaleJitter,
     fit,
+    input_mean,
     learned,
     make,
     restored,
@@ -199,12 +200,13 @@ def test_the_pixel_mean_is_that_of_the_training_images():
     x = images()
     data = from_arrays(x, np.zeros(N, int), COLOUR, 1)
     (made,) = fit([PixelMean()], data, np.arange(100))
-    assert made.at_rest
     np.testing.assert_allclose(
         made.apply(x.copy(), draws(), FRAME), x - x[:100].mean(axis=0), atol=1e-6
     )
     (again,) = restored([PixelMean()], learned([made]))
     assert (again.mean == made.mean).all()
+    assert input_mean([Flip()]) is None
+    assert (input_mean([Flip(), made]) == made.mean).all()
 
 
 def test_cutout_cuts_one_square_which_may_reach_over_the_edge():

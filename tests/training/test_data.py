@@ -181,7 +181,7 @@ def test_folders_are_classes_in_the_order_of_their_names(tmp_path):
 
 
 def test_declared_labels_order_the_folders(tmp_path):
-    spec = InputSpec("image", (3, 6, 8), {"labels": ("wolf", "dog", "cat")})
+    spec = InputSpec("image", (3, 6, 8), labels=("wolf", "dog", "cat"))
     data = open_data(image_folder(tmp_path / "d", 2), spec, 3)
     assert data.classes == ("wolf", "dog", "cat")
     assert sorted(data.labels.tolist()) == [1, 1, 2, 2]

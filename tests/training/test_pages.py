@@ -1,12 +1,20 @@
-"""docs/data.md: its program runs, its table has every augmentation with its defaults."""
+"""docs/data.md and docs/training.md: their programs and commands run, their tables are complete."""
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
+from convdsl.cli import main
 from convdsl.training.augment import AUGMENTATIONS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
+
+
+def blocks(page):
+    """The blocks of a page as (language, text), in their order."""
+    return re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_program_runs(tmp_path, monkeypatch):
@@ -26,3 +34,29 @@ def test_every_augmentation_has_a_row_with_its_defaults():
         given = dict(re.findall(r"`(\w+)=([\d.]+)`", rows[name]))
         known = {f.name: f.default for f in fields(kind) if f.metadata}
         assert {key: float(value) for key, value in given.items()} == known
+
+
+def test_every_block_of_training_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    commands = []
+    for language, text in blocks((DOCS / "training.md").read_text(encoding="utf-8")):
+        if language == "python":
+            exec(text, names)
+        elif language == "cnn":
+            Path("digits.cnn").write_text(text)
+        else:
+            commands += [shlex.split(line) for line in text.splitlines()]
+            for command, *arguments in commands[-len(text.splitlines()) :]:
+                assert command == "convdsl"
+                assert main(arguments) == 0, arguments
+    assert [c[1] for c in commands] == ["train"] * 3 + ["evaluate"] * 2 + ["run"]
+    assert "finished" in capsys.readouterr().out
+    assert len(names["watcher"].losses) == 30 * 3
+    assert names["found"].samples == 40
+    assert names["found"].accuracy > 0.5
+    assert names["model"].score(names["x"], names["y"]) > 0.5
+    section = (DOCS / "training.md").read_text(encoding="utf-8").split("The folder gets:")[1]
+    rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`(.*?)`", row)}
+    assert told == {path.name for path in Path("trained").iterdir()}

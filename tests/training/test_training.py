@@ -1,14 +1,18 @@
 """The training loop: killed and resumed, watched, stopped by what cannot go on, by commands."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from datasets import image_folder
 from safetensors.numpy import load_file
 
 import convdsl
@@ -16,7 +20,10 @@ from convdsl.cli import main
 from convdsl.language import recipe as settings
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
-from convdsl.training.data import from_arrays, split
+from convdsl.training.data import from_arrays, open_data, split
+from convdsl.training.evaluation import share_right
+from convdsl.training.interruption import as_a_whole
+from convdsl.training.loading import order
 from convdsl.training.recipe import Recipe, resolve
 from convdsl.training.schedules import Cosine, MultiStep, OneCycle, Step
 from convdsl.training.trainer import Trainer, Watcher
@@ -75,7 +82,38 @@ def test_it_learns_and_the_average_is_what_is_kept(tmp_path):
     np.testing.assert_array_equal(kept["C1.weight"], made.program.state["C1.weight.average"])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert (tmp_path / "curves.svg").read_text().count("<path") == 3
+    assert (tmp_path / "curves.svg").read_text().count("<path") == 4
+
+
+class Shares(Watcher):
+    """Counts for itself how many of an epoch's examples were told right."""
+
+    def __init__(self):
+        self.order = iter(())
+        self.right = self.seen = 0
+
+    def step(self, trainer, loss):
+        if trainer.progress.epoch == 0:
+            for scores in trainer.program.prediction:
+                self.right += int(np.argmax(scores)) == next(self.order) % 3
+                self.seen += 1
+
+
+def test_training_accuracy_is_the_share_told_right_over_the_epoch():
+    shares = Shares()
+    made = trainer(watchers=[shares])
+    shares.order = iter(order(made.training, 3, 0))
+    made.fit()
+    assert shares.seen == 160
+    assert made.progress.history[0]["accuracy"] == pytest.approx(shares.right / shares.seen)
+    assert 0.3 < made.progress.history[0]["accuracy"] < made.progress.history[-1]["accuracy"]
+
+
+def test_of_shares_of_classes_the_largest_counts():
+    scores = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.0, 5.0, 1.0], [1.0, 0.0, 0.0]])
+    assert share_right(scores, np.array([0, 1, 1, 0])) == 0.75
+    shares = np.array([[0.4, 0.6, 0.0], [0.0, 0.1, 0.9], [0.0, 1.0, 0.0], [0.6, 0.2, 0.2]])
+    assert share_right(scores, shares) == 0.75
 
 
 class Stop(Watcher):
@@ -97,8 +135,146 @@ def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(tmp_path):
     for at in (3, 14, 20, 30):
         with pytest.raises(KeyboardInterrupt):
             trainer(parted, watchers=[Stop(at)]).fit()
+        assert not [t for t in threading.enumerate() if t.name.startswith("convdsl-data")]
         assert checkpoints.read(parted).progress.steps == at
     trainer(parted).fit()
+    assert_same(whole, parted)
+
+
+def test_ctrl_c_in_the_middle_of_a_step_takes_effect_behind_it(tmp_path):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole.mkdir()
+    parted.mkdir()
+    trainer(whole).fit()
+    for at in (3, 14, 20):
+        made = trainer(parted)
+        step = made.program.step
+
+        def pressed(*arrays, lr, made=made, step=step, at=at):
+            loss = step(*arrays, lr=lr)
+            if made.program.steps_taken == at:
+                os.kill(os.getpid(), signal.SIGINT)
+                sum(range(1000))  # whatever comes next would be interrupted
+            return loss
+
+        made.program.step = pressed
+        with pytest.raises(KeyboardInterrupt):
+            made.fit()
+        assert checkpoints.read(parted).progress.steps == at
+    trainer(parted).fit()
+    assert_same(whole, parted)
+
+
+def test_what_is_done_as_a_whole_is_interrupted_behind_it_and_nothing_else_is_kept_back():
+    done = []
+
+    def press(note):
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(note)
+
+    with pytest.raises(KeyboardInterrupt), as_a_whole():
+        press("within")
+    with pytest.raises(ValueError, match="mine"), as_a_whole():
+        raise ValueError("mine")
+    with pytest.raises(KeyboardInterrupt):
+        press("after it")
+    assert done == ["within"]
+    with ThreadPoolExecutor() as pool:
+        pool.submit(as_a_whole().__enter__).result()
+
+
+def test_ctrl_c_tells_where_it_stopped_and_goes_on_to_the_same_bits(given, tmp_path):
+    program, data = given
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    line = ["train", str(program), "--data", str(data), "--threads", "1", "--epochs", "100"]
+    line += ["--resume", "--out"]
+    command = [sys.executable, "-m", "convdsl", *line, parted]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    while not process.stdout.readline().startswith("epoch 2/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    steps = checkpoints.read(parted).progress.steps
+    assert told == f"interrupted after step {steps:,}, which {parted} keeps; " + (
+        "`--resume` goes on from there\n"
+    )
+    assert 20 <= steps < 1000
+    assert main([*line, str(parted)]) == 0
+    assert main([*line, str(whole)]) == 0
+    assert_same(whole, parted)
+
+
+# Trains until a step, from which on no file can grow beyond 2,000 bytes: a disk that is full.
+FULL = """
+import resource, sys
+from convdsl.cli import main
+from convdsl.cli import train
+
+class Full(train.View):
+    def step(self, trainer, loss):
+        if trainer.progress.steps == 14:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+train.View = Full
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(given, tmp_path):
+    program, data = given
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    line = ["train", str(program), "--data", str(data), "--threads", "1", "--resume", "--out"]
+    assert main([*line, str(whole)]) == 0
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *line, str(full)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "error[E504]" in done.stderr
+    assert "File too large" in done.stderr
+    assert checkpoints.read(full).progress.steps == 10
+    assert not list(full.glob("*.tmp"))
+    assert main([*line, str(full)]) == 0
+    assert_same(whole, full)
+
+
+class Losing(Watcher):
+    """Moves a file away at a step."""
+
+    def __init__(self, at, path):
+        self.at, self.path = at, path
+
+    def step(self, trainer, loss):
+        if trainer.progress.steps == self.at:
+            self.path.rename(self.path.with_suffix(".away"))
+
+
+def test_a_file_that_goes_within_an_epoch_stops_it_and_nothing_is_lost(tmp_path):
+    folder = image_folder(tmp_path / "data", 24)
+    net = convdsl.load_source(
+        "net Small {\n  input 3@6x8\n  conv 4@3x3 -> relu -> dense 2\n"
+        "  train { epochs=2, batch=4, lr=0.01, augment=[flip] }\n}\n"
+    )
+    spec = InputSpec.of(net.graph.inputs[0])
+    recipe = resolve(net.recipe, (), spec)
+
+    def made(out, **more):
+        data = open_data(folder, spec, 2)
+        everything, nothing = np.arange(len(data)), np.arange(0)
+        out.mkdir(exist_ok=True)
+        return Trainer(net, recipe, data, everything, nothing, out, threads=1, **more)
+
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    made(whole).fit()
+    last = order(np.arange(48), recipe.seed, 0)[-1]
+    data = open_data(folder, spec, 2)
+    lost = data.paths[last]
+    with pytest.raises(convdsl.CompileError, match=f"E563.*{lost.name}"):
+        made(parted, watchers=[Losing(2, lost)]).fit()
+    assert checkpoints.read(parted).progress.steps == 11
+    lost.with_suffix(".away").rename(lost)
+    made(parted).fit()
     assert_same(whole, parted)
 
 
@@ -156,8 +332,9 @@ def test_commands_train_resume_and_evaluate(given, tmp_path, capsys):
     out = tmp_path / "out"
     line = ["train", str(program), "--data", str(data), "--out", str(out), "--threads", "1"]
     assert main([*line, "--epochs", "2", "--resume"]) == 0
-    names = ["best.safetensors", "curves.svg", "last.safetensors", "metrics.jsonl"]
-    assert sorted(p.name for p in out.iterdir()) == [*names, "state.json", "state.safetensors"]
+    names = ["best.safetensors", "confusion.svg", "curves.svg", "last.safetensors"]
+    names += ["metrics.jsonl", "mistakes.png", "state.json", "state.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == names
     assert main([*line, "--epochs", "2", "--resume"]) == 0
     assert "finished" in capsys.readouterr().out
     assert main(line) == 1

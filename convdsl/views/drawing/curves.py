@@ -10,8 +10,8 @@ from convdsl.views.drawing.theme import LIGHT, Theme
 
 WIDE, HIGH, GAP = 260.0, 150.0, 70.0
 SIZE = 9.0
-COLOURS = {"loss": "#1f6fb4", "val_loss": "#d2691e", "val_accuracy": "#2e8b57"}
-PANELS = (("loss", ("loss", "val_loss")), ("accuracy", ("val_accuracy",)))
+TRAINING, VALIDATION = "#1f6fb4", "#d2691e"
+PANELS = (("loss", ("loss", "val_loss")), ("accuracy", ("accuracy", "val_accuracy")))
 
 
 def curves(history: Sequence[Mapping[str, Any]], title: str, theme: Theme = LIGHT) -> str:
@@ -42,9 +42,9 @@ def _panel(
         line = [
             (left + i * step, top + HIGH * (1 - (v - low) / spread)) for i, v in enumerate(points)
         ]
-        colour = COLOURS[name]
+        colour = VALIDATION if name.startswith("val_") else TRAINING
         if len(line) > 1:
             canvas.path(line, colour, 1.4)
         canvas.circle(*line[-1], 2, colour, colour)
-        label = f"{name.replace('_', ' ')} {points[-1]:.4g}"
+        label = f"{name.replace('val_', 'validation ')} {points[-1]:.4g}"
         canvas.text(left, top + HIGH + 14 + 12 * row, label, SIZE, colour)

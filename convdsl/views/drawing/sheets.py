@@ -62,7 +62,7 @@ def filters(heading: str, weights: Array) -> Section:
     scaled = 0.5 + weights / (2 * most)
     text = f"{heading}   {-most:.3g} to {most:.3g}"
     if scaled.shape[1] == 3 and scaled.ndim == 4:
-        return Section(text, tuple(_enlarged(np.moveaxis(f, 0, -1)) for f in scaled), 16)
+        return Section(text, tuple(enlarged(np.moveaxis(f, 0, -1), TILE) for f in scaled), 16)
     channels = min(scaled.shape[1], MOST_MAPS)
     tiles = tuple(_map(f[channel]) for f in scaled for channel in range(channels))
     return Section(text, tiles, channels if channels > 1 else PER_LINE)
@@ -70,22 +70,27 @@ def filters(heading: str, weights: Array) -> Section:
 
 def sheet(title: str, sections: Sequence[Section]) -> bytes:
     """The sections one below the other, as PNG."""
-    width = max([_text_width(title, TITLE), *map(_width, sections)]) + 2 * MARGIN
+    width = max([text_width(title, TITLE), *map(_width, sections)]) + 2 * MARGIN
     height = 2 * MARGIN + TITLE + sum(_height(section) for section in sections)
     page = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN), title, "black", _font(TITLE))
+    draw.text((MARGIN, MARGIN), title, "black", font(TITLE))
     top = MARGIN + TITLE + GAP
     for section in sections:
         _place(page, draw, section, top)
         top += _height(section)
+    return png(page)
+
+
+def png(page: Image.Image) -> bytes:
+    """An image as the content of a PNG file."""
     stream = BytesIO()
     page.save(stream, "PNG")
     return stream.getvalue()
 
 
 def _place(page: Image.Image, draw: ImageDraw.ImageDraw, section: Section, top: int) -> None:
-    draw.text((MARGIN, top + GAP), section.heading, "#333333", _font(TEXT))
+    draw.text((MARGIN, top + GAP), section.heading, "#333333", font(TEXT))
     top += TEXT + 3 * GAP
     for start in range(0, len(section.tiles), section.per_line):
         left = MARGIN
@@ -103,7 +108,7 @@ def _lines(section: Section) -> list[tuple[Image.Image, ...]]:
 
 def _width(section: Section) -> int:
     lines = [sum(tile.width + GAP for tile in line) for line in _lines(section)]
-    return max([_text_width(section.heading, TEXT), *lines])
+    return max([text_width(section.heading, TEXT), *lines])
 
 
 def _height(section: Section) -> int:
@@ -112,13 +117,14 @@ def _height(section: Section) -> int:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """Bitstream Vera, which comes with reportlab: the same on every machine."""
     return ImageFont.truetype(Path(reportlab.__file__).parent / "fonts" / "Vera.ttf", size)
 
 
-def _text_width(text: str, size: int) -> int:
-    return int(np.ceil(_font(size).getlength(text)))
+def text_width(text: str, size: int) -> int:
+    """The width of a line in pixels."""
+    return int(np.ceil(font(size).getlength(text)))
 
 
 # -- tiles -----------------------------------------------------------------------------------
@@ -128,31 +134,38 @@ def _map(values: Array) -> Image.Image:
     """One map, with values from 0 to 1."""
     while values.ndim > 2:  # a volume: the slice in its middle
         values = values[len(values) // 2]
-    return _curve(values) if values.ndim == 1 else _enlarged(values)
+    return plotted([values], STRIP) if values.ndim == 1 else enlarged(values, TILE)
 
 
-def _curve(values: Array) -> Image.Image:
-    """A series as a line; where it has more values than pixels, all that they span is black."""
-    width, height = STRIP
-    tile = Image.new("RGB", STRIP, "#EEEEEE")
+def plotted(
+    series: Sequence[Array], size: tuple[int, int], inks: Sequence[str] = ("black",)
+) -> Image.Image:
+    """Series of values from 0 to 1 as lines; where one has more than pixels, it covers its span."""
+    tile = Image.new("RGB", size, "#EEEEEE")
     draw = ImageDraw.Draw(tile)
-    levels = np.round((1 - np.clip(np.nan_to_num(values), 0, 1)) * (height - 1))
-    if len(values) <= width:
-        xs = np.linspace(0, width - 1, len(values))
-        draw.line(list(zip(xs.tolist(), levels.tolist(), strict=True)), "black")
-        return tile
-    for x in range(width):
-        part = levels[x * len(levels) // width : (x + 1) * len(levels) // width]
-        draw.line([(x, float(part.min())), (x, float(part.max()))], "black")
+    for values, ink in zip(series, inks, strict=False):
+        _plot(draw, values, size, ink)
     return tile
 
 
-def _enlarged(values: Array) -> Image.Image:
-    """A map, grey or in colours, whose longer side becomes a tile's."""
+def _plot(draw: ImageDraw.ImageDraw, values: Array, size: tuple[int, int], ink: str) -> None:
+    width, height = size
+    levels = np.round((1 - np.clip(np.nan_to_num(values), 0, 1)) * (height - 1))
+    if len(values) <= width:
+        xs = np.linspace(0, width - 1, len(values))
+        draw.line(list(zip(xs.tolist(), levels.tolist(), strict=True)), ink)
+        return
+    for x in range(width):
+        part = levels[x * len(levels) // width : (x + 1) * len(levels) // width + 1]
+        draw.line([(x, float(part.min())), (x, float(part.max()))], ink)
+
+
+def enlarged(values: Array, side: int) -> Image.Image:
+    """A map with values from 0 to 1, grey or in colours, whose longer side becomes ``side``."""
     height, width = values.shape[:2]
     longer = max(height, width)
-    size = max(width * TILE // longer, 1), max(height * TILE // longer, 1)
-    return _image(values).resize(size, _filter(longer, TILE))
+    size = max(width * side // longer, 1), max(height * side // longer, 1)
+    return _image(values).resize(size, _filter(longer, side))
 
 
 def _units(values: Array) -> Image.Image:

@@ -93,13 +93,22 @@ class Canvas:
         ink: str,
         bold: bool = False,
         anchor: str = "start",
+        upwards: bool = False,
     ) -> None:
-        """A line whose baseline is at y; ``anchor``: x is its start, its middle or its end."""
+        """A line whose baseline is at y; ``anchor``: x is its start, its middle or its end.
+
+        One that goes ``upwards`` is turned about that point.
+        """
         wide = width(text, size, bold)
-        left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
-        self._cover([(left, y - ASCENT * size), (left + wide, y + DESCENT * size)])
+        start = -{"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+        corners = [(start, -ASCENT * size), (start + wide, DESCENT * size)]
+        if upwards:
+            corners = [(down, -along) for along, down in corners]
+        self._cover([(x + along, y + down) for along, down in corners])
         weight = ' font-weight="bold"' if bold else ""
         placed = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
+        if upwards:
+            placed += f' transform="rotate(-90 {number(x)} {number(y)})"'
         font = f'font-family="{FAMILY}" font-size="{number(size)}"{weight}'
         self._elements.append(f'<text {placed} {font} fill="{ink}">{escape(text)}</text>')
 
