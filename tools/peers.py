@@ -52,8 +52,8 @@ OURS = "convdsl"
 TOLERANCE = 1e-3
 """The largest relative difference between results that count as the same."""
 PAUSE = 0.05
-"""Seconds between two competitors: the threads of OpenMP, which are torch's, wait for more work with
-a core each for some 10 ms after the last."""
+"""Seconds between two competitors: the threads of OpenMP, which are torch's, wait for more work
+with a core each for some 10 ms after the last."""
 RATE = 0.01
 """Of the training steps that are compared; the others are at rate 0, which is the same work and
 keeps the weights finite however many there are."""
