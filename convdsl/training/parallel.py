@@ -3,13 +3,16 @@
 A process is a rank of ``mpiexec -n K``. Gradients are exchanged in buckets while the backward pass
 goes on: a plan stops where a bucket is complete, the exchange is started, and the plan goes on.
 All ranks then do the same update, so their parameters stay equal. Batch normalisation uses the
-statistics of each rank's part of the batch; the running ones are averaged on request.
+statistics of each rank's part of the batch; the running ones are averaged after every step, so that
+all that any rank keeps is what all of them keep.
 
 mpi4py is imported only here, and only by processes that are asked to be part of a job.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from convdsl.diagnostics import CompileError, problem
+from convdsl.passes import AVERAGE
 from convdsl.plan.model import Plan, Port
 from convdsl.runtime.program import Pause, Program
 from convdsl.training.loading import Shard
@@ -29,6 +33,8 @@ Array = np.ndarray
 BUCKET = 2**20
 """Bytes of gradients that are worth an exchange of their own."""
 GRADIENT = "gradient of "
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+"""What launchers tell a process about how many they started: MPICH and its kin, Open MPI."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,24 @@ class Job:
         """Whether this process is the one that writes checkpoints and speaks to people."""
         return bool(self.communicator.rank == 0)
 
+    def threads(self, wanted: int | None = None) -> int:
+        """How many threads this process computes with: as wanted, else its share of the cores.
+
+        Cores are shared by the processes of a machine that may use them: where the launcher binds
+        each to cores of its own, these are its share.
+        """
+        if wanted is not None:
+            return wanted
+        from mpi4py import MPI
+
+        neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        try:
+            mine = _cores()
+            sharing = sum(bool(mine & others) for others in neighbours.allgather(mine))
+        finally:
+            neighbours.Free()
+        return max(1, len(mine) // sharing)
+
     def parallel(self, program: Program, bucket: int = BUCKET) -> DataParallel:
         """A program for this rank's part of the batch, as one of the job's."""
         return DataParallel(program, self.communicator, bucket)
@@ -57,7 +81,7 @@ def job() -> Iterator[Job]:
     """The job that this process was started in; one alone where it was started without mpiexec.
 
     What fails in one process ends all of them, where they would wait for it without end. Raises
-    CompileError E570 where mpi4py cannot be imported.
+    CompileError E570 where mpi4py cannot be imported, or belongs to another MPI than mpiexec.
     """
     try:
         from mpi4py import MPI
@@ -68,6 +92,13 @@ def job() -> Iterator[Job]:
             "`pip install 'convdsl[mpi]'` has both",
         ) from None
     world = MPI.COMM_WORLD
+    started = max(int(os.environ.get(name, 1)) for name in SIZES)
+    if started > 1 and world.size == 1:
+        raise problem(
+            "E570",
+            f"mpiexec started {started} processes, but is of another MPI than mpi4py's",
+            f"mpi4py was built for {MPI.Get_library_version().splitlines()[0].strip()}",
+        )
     try:
         yield Job(world)
     except BaseException as error:
@@ -76,6 +107,13 @@ def job() -> Iterator[Job]:
         told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
         print(f"{told}\nrank {world.rank} of {world.size} failed", file=sys.stderr, flush=True)
         world.Abort(1)
+
+
+def _cores() -> set[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 # -- buckets ---------------------------------------------------------------------------------
@@ -135,6 +173,8 @@ class DataParallel:
         self._running: list[tuple[Any, Array, tuple[Port, ...]]] = []
         program.stream = communicator.rank  # so that ranks drop out different elements
         self._pauses = self._planned(buckets(program.plan, bucket))
+        running = {name + end for name in program.buffers for end in ("", AVERAGE)}
+        self._statistics = [a for name, a in program.variables.items() if name in running]
         self.synchronise()
 
     def _planned(self, groups: Sequence[tuple[int, tuple[Port, ...]]]) -> list[Pause]:
@@ -145,7 +185,10 @@ class DataParallel:
 
     def step(self, *arrays: Array, lr: float) -> float:
         """One step of all ranks on their parts of a batch; returns the loss of the whole batch."""
-        return self.program.step(*arrays, lr=lr, pauses=self._pauses)
+        loss = self.program.step(*arrays, lr=lr, pauses=self._pauses)
+        if math.isfinite(loss):
+            self._average_statistics()
+        return loss
 
     def synchronise(self) -> None:
         """Give every rank the parameters, statistics and optimiser state of rank 0."""
@@ -153,14 +196,21 @@ class DataParallel:
             self._ranks.Bcast(array, root=0)
         self.program.update({})  # what was computed from parameters is computed again
 
-    def average_statistics(self) -> None:
-        """Make the running statistics of all ranks their mean; before a checkpoint, for example."""
-        means = {}
-        for name, array in self.program.buffers.items():
-            total = np.empty_like(array)
-            self._ranks.Allreduce(array.copy(), total)
-            means[name] = total / np.float32(self._ranks.size)
-        self.program.update(means)
+    def _average_statistics(self) -> None:
+        """Make the running statistics of all ranks their mean.
+
+        They move in proportion to the batch's, so that this is what they had become with the mean
+        of the ranks' statistics.
+        """
+        if not self._statistics:
+            return
+        packed = np.concatenate([array.ravel() for array in self._statistics])
+        self._ranks.Allreduce(_in_place(), packed)
+        packed /= np.float32(self._ranks.size)
+        start = 0
+        for array in self._statistics:
+            array[...] = packed[start : start + array.size].reshape(array.shape)
+            start += array.size
 
     def _starter(self, ports: tuple[Port, ...]) -> Callable[[], None]:
         """What starts the exchange of some gradients, packed side by side."""

@@ -1,5 +1,6 @@
 """Ranks of an MPI job train as one process does, and end together when one of them fails."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -52,7 +53,6 @@ with job() as ranks:
         given = batches(data, range(256), 16, epoch=epoch, shard=ranks.shard)
         losses += [training.step(x, target, lr=0.01) for x, target in given]
         end(how, ranks.shard.rank)
-    training.average_statistics()
     np.savez(f"{out}/{ranks.shard.rank}.npz", losses=losses, **program.parameters)
 """
 
@@ -86,6 +86,57 @@ def test_two_ranks_compute_what_one_process_does(tmp_path):
     ]
     assert len(losses) > 100
     np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=1e-5)
+
+
+STATISTICS = """
+import sys
+import numpy as np
+import convdsl
+from convdsl.training.parallel import job
+
+SOURCE = "net Tiny {\\n  input 1@8x8\\n  C1: conv 4@3x3 bias=off -> bn -> relu\\n  dense 3\\n}"
+
+with job() as ranks:
+    net = convdsl.load_source(SOURCE)
+    rule = convdsl.Refined(convdsl.SGD(), average=0.9)
+    program = net.compile(train=True, batch=8, optimizer=rule, threads=ranks.threads(1))
+    training = ranks.parallel(program)
+    x = np.random.default_rng(0).standard_normal((3, 16, 1, 8, 8)).astype(np.float32)
+    mine = slice(8 * ranks.shard.rank, 8 * ranks.shard.rank + 8)
+    for batch in x:
+        training.step(batch[mine], np.arange(8) % 3, lr=1e-6)
+    kept = {**program.buffers, **{n: a for n, a in program.state.items() if "average" in n}}
+    kept["w"] = program.parameters["C1.weight"]
+    np.savez(f"{sys.argv[1]}/{ranks.shard.rank}.npz", x=x, threads=ranks.threads(), **kept)
+"""
+
+
+def test_running_statistics_are_those_of_all_ranks(tmp_path):
+    """The weights hardly move, so that the means of a whole batch are known."""
+    command = [MPIEXEC, "-n", "2", sys.executable, "-c", STATISTICS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert all((first[name] == second[name]).all() for name in first.files)
+    (mean,) = (n for n in first.files if n.endswith(".mean"))
+    windows = np.lib.stride_tricks.sliding_window_view(first["x"][:, :, 0], (3, 3), axis=(2, 3))
+    y = np.einsum("snijuv,fuv->sfnij", windows, first["w"][:, 0])
+    running = np.zeros(4)
+    for batch in y:
+        running = 0.9 * running + 0.1 * batch.mean((1, 2, 3))
+    np.testing.assert_allclose(first[mean], running, rtol=1e-3, atol=1e-4)
+    assert any(name.endswith("mean.average") for name in first.files)
+
+    assert first["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_an_mpiexec_of_another_mpi_is_told():
+    code = "from convdsl.training.parallel import job\nwith job():\n    pass\n"
+    environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "error[E570]: mpiexec started 2 processes" in done.stderr
 
 
 def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path):
