@@ -42,7 +42,7 @@ def compile(
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
     scale = LOSS_SCALE.get(precision, 1.0)
-    lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
     planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
@@ -101,7 +101,7 @@ def emit(
     scale = LOSS_SCALE.get(precision, 1.0)
     lowered = lower(network.graph, "cross_entropy" if train else None, scale=scale)
     device = _target("cuda" if stage == "ptx" else target, None, accuracy, precision)
-    lowered = _laid_out(lowered, device)
+    lowered = laid_out(lowered, device)
     if stage == "graph":
         return listings.graph(lowered)
     planned = plan(lowered, batch, device)
@@ -125,7 +125,7 @@ def _machine_code(planned: Plan, stage: str, arch: str) -> str:
     return "\n".join(c.llvm() if stage == "llvm" else c.assembly() for c in compiled)
 
 
-def _laid_out(graph: Graph, target: Target) -> Graph:
+def laid_out(graph: Graph, target: Target) -> Graph:
     """The graph in the layout that suits the target."""
     return passes.block(graph, target.lanes) if target.lanes > 1 else graph
 

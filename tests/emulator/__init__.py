@@ -19,6 +19,7 @@ needs no luck, and results cannot show it anyway, for here threads run in lock-s
 - `memory` holds pointers, shared and local memory, and checks bounds
 - `races` keeps accesses between barriers and compares them
 - `instructions` is what kernels call: barriers, shuffles, vector accesses, atomics, copies
+- `narrow` is numbers in 16 bits
 - `fragments` is where the elements of matrices lie in a warp's registers
 - `execution` is some blocks side by side, `launching` runs a grid, `machine` a plan
 """

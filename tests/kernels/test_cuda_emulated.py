@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from emulator import EmulatedMachine, EmulationError, compile_emulated, launch, machine
+from emulated import run
+from emulator import EmulationError, compile_emulated, launch, machine
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from kernels_by_samples import SAMPLES, check_forward, check_gradients
 from random_networks import Writer
 
 import convdsl
@@ -18,54 +20,15 @@ from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gra
 from convdsl.ops import registry
 from convdsl.runtime.interpreter import evaluate
 
-SAMPLES = [s for op in registry().values() for s in op.samples]
-
-
-def run(graph, arrays, batch, loss=None):
-    """All outputs of the emulated program, whose memory holds NaN before."""
-    program = compile_emulated(graph, batch, loss)
-    single = {n: in_single(a) for n, a in arrays.items()}
-    for name, array in program.variables.items():
-        if name in single:
-            array[...] = single[name]
-    emulated = program.machine
-    assert isinstance(emulated, EmulatedMachine)
-    emulated.prepare()
-    plan = program.plan
-    emulated.run(
-        {p.name: single[p.name] for p in plan.variables if p.role in ("input", "target")},
-        0,
-        plan.forward,
-    )
-    return {p.name: emulated.view(p.buffer, p.shape).copy() for p in plan.outputs}
-
-
-def in_single(array):
-    return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
-
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_the_kernel_is_the_interpreter(sample):
-    graph = sample_network(sample).graph
-    for batch in (1, 3):
-        arrays = positive_buffers(graph, random_arrays(graph, batch, seed=batch))
-        expected = evaluate(graph, arrays)["output"]
-        assert relative_error(run(graph, arrays, batch)["output"], expected) < 1e-5
+    check_forward(run, sample, 1e-5)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_gradients_are_the_interpreters(sample):
-    """With the cross-entropy of the flattened result as the loss."""
-    text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
-    graph = convdsl.load_source(text).graph
-    lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
-    expected = evaluate(lowered, arrays)
-    actual = run(graph, arrays, 5, "cross_entropy")
-    # What variables become is compared with torch elsewhere.
-    assert set(actual) == {name for name in expected if not name.endswith("'")}
-    for name, value in actual.items():
-        assert relative_error(value, expected[name]) < 2e-5, name
+    check_gradients(run, sample, 2e-5)
 
 
 # -- random networks -------------------------------------------------------------------------

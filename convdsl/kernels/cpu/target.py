@@ -40,6 +40,7 @@ class CpuTarget:
     threads: int = 1
     exact: bool = False
     name: str = "cpu"
+    storage: str = "float32"
 
     def recipe(self, family: Family) -> Recipe:
         """The fastest way there is for the family; its loop nest where there is no other."""

@@ -14,6 +14,11 @@ from convdsl.kernels.cuda import (
     reductions,
     weight_gradient,
 )
+from convdsl.kernels.cuda.frame import stored
+from convdsl.kernels.cuda.narrow import convolution as narrow_convolution
+from convdsl.kernels.cuda.narrow import weight_gradient as narrow_weight_gradient
+from convdsl.kernels.cuda.narrow.slices import PIECE
+from convdsl.kernels.cuda.tiles import NARROW
 from convdsl.ops.families import (
     Convolution,
     Family,
@@ -23,26 +28,55 @@ from convdsl.ops.families import (
     Product,
     Reduction,
 )
-from convdsl.plan.model import Recipe
+from convdsl.plan.model import Recipe, Stored
 
 
 @dataclass(frozen=True)
 class CudaTarget:
     """Kernels for NVIDIA GPUs.
 
-    Feature maps stay N×C×spatial (``lanes`` 1): a block's pixels lie side by side then, gathers
-    are coalesced, channels need no padding, and nothing is reordered at a network's edges.
     ``precision`` is what the factors of convolutions and products are rounded to before they are
-    multiplied; whatever is stored, and every sum, is float32.
+    multiplied; every sum is float32. In fp32 and tf32, feature maps stay N×C×spatial (``lanes`` 1):
+    a block's pixels lie side by side then, gathers are coalesced, channels need no padding, and
+    nothing is reordered at a network's edges. In bf16 and fp16 they are stored in 16 bits, eight
+    channels side by side.
     """
 
     precision: str = "fp32"
     name: str = "cuda"
-    lanes: int = 1
     threads: int = 1
+
+    @property
+    def storage(self) -> str:
+        """The element type of feature maps between kernels."""
+        return NARROW.get(self.precision, "float32")
+
+    @property
+    def lanes(self) -> int:
+        """Channels side by side: an access of 16 bytes, where elements have 16 bits."""
+        return PIECE if self.precision in NARROW else 1
 
     def recipe(self, family: Family) -> Recipe:
         """The fastest way there is for the family; its loop nest where there is no other."""
+        if self.precision not in NARROW:
+            return self._plain(family)
+        if isinstance(family, Stored):
+            return stored(self._narrow(family.family, family.dtypes), family.dtypes)
+        nest = family.nest()
+        return self._narrow(family, (*(dtype for _, dtype in nest.inputs), nest.result))
+
+    def _narrow(self, family: Family, dtypes: tuple[str, ...]) -> Recipe:
+        """On operands of such types, which generators that do not care take for float32."""
+        match family:
+            case Convolution() if narrow_convolution.fits(family):
+                return narrow_convolution.recipe(family, self.precision, dtypes)
+            case Convolution() if narrow_weight_gradient.fits(family):
+                return narrow_weight_gradient.recipe(family, self.precision, dtypes)
+            case Convolution():
+                return nests.recipe(family)
+        return self._plain(family)
+
+    def _plain(self, family: Family) -> Recipe:
         match family:
             case Product():
                 return product.recipe(family, self.precision)
