@@ -90,6 +90,6 @@ class CudaTarget:
                 return maps.recipe(family)
             case Reduction():
                 return reductions.recipe(family)
-            case Pooling() | PoolingGradient() if family.lanes == 1:
+            case Pooling() | PoolingGradient():
                 return pooling.recipe(family)
         return nests.recipe(family)
