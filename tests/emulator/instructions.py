@@ -22,6 +22,7 @@ from emulator.memory import (
     Pointer,
     as_float32,
     atomic_add,
+    banked,
     located,
     neighbours,
     note,
@@ -172,6 +173,7 @@ def _ldmatrix(count: int, transposed: bool) -> Callable[..., Any]:
         outer = run.mask
         run.mask = run.active(outer) & (run.lane < 8 * count)
         at = located(run, pointer, index, 8 // halves, line)
+        banked(run, pointer, at, 8 // halves, line)
         run.mask = outer
         rows = per_warp(at, run) * halves
         bits = pointer.items.view(np.uint16)
@@ -240,6 +242,7 @@ def _copy_async(name: str, bytes: int, counted: bool = False) -> Callable[..., A
             count, inside = inside, np.greater(inside, 0)
         to = np.broadcast_to(located(run, target, at, width, line), run.threads)
         note(run, target, WRITE, to, width, line)
+        banked(run, target, to, width, line)
         data = np.zeros((width, run.threads), target.items.dtype)
         branch = run.branch(inside)
         if run.then(branch):

@@ -122,6 +122,7 @@ def load(run: Execution, pointer: Any, index: Any, line: int) -> Any:
         return pointer.load(run, index, line)
     at = located(run, pointer, index, 1, line)
     note(run, pointer, READ, at, 1, line)
+    banked(run, pointer, at, 1, line)
     value = pointer.read(at)
     return int(value) if isinstance(value, np.integer) else value
 
@@ -133,6 +134,7 @@ def store(run: Execution, pointer: Any, index: Any, value: Any, line: int) -> No
         return
     at = located(run, pointer, index, 1, line)
     note(run, pointer, WRITE, at, 1, line)
+    banked(run, pointer, at, 1, line)
     put(run, pointer.items, at, pointer.written(value))
 
 
@@ -142,6 +144,7 @@ def neighbours(count: int) -> Callable[..., tuple[Any, ...]]:
     def load(run: Execution, pointer: Pointer, index: Any, line: int) -> tuple[Any, ...]:
         at = located(run, pointer, index, count, line)
         note(run, pointer, READ, at, count, line)
+        banked(run, pointer, at, count, line)
         return tuple(pointer.read(at + k) for k in range(count))
 
     return load
@@ -151,6 +154,7 @@ def store_neighbours(run: Execution, pointer: Pointer, index: Any, *values: Any,
     """Store neighbouring float32 in one access."""
     at = located(run, pointer, index, len(values), line)
     note(run, pointer, WRITE, at, len(values), line)
+    banked(run, pointer, at, len(values), line)
     for k, value in enumerate(values):
         put(run, pointer.items, at + k, pointer.written(value))
 
@@ -159,6 +163,7 @@ def store_pairs(run: Execution, pointer: Pointer, index: Any, *pairs: Any, line:
     """Store registers of two 16-bit elements each in one access."""
     at = located(run, pointer, index, 2 * len(pairs), line)
     note(run, pointer, WRITE, at, 2 * len(pairs), line)
+    banked(run, pointer, at, 2 * len(pairs), line)
     for k, pair in enumerate(pairs):
         put(run, pointer.items, at + 2 * k, np.bitwise_and(pair, 0xFFFF))
         put(run, pointer.items, at + 2 * k + 1, np.right_shift(pair, 16))
@@ -168,6 +173,7 @@ def atomic_add(run: Execution, pointer: Pointer, index: Any, value: Any, line: i
     """Add to a float32 that other threads add to as well."""
     at = located(run, pointer, index, 1, line)
     note(run, pointer, ATOMIC, at, 1, line)
+    banked(run, pointer, at, 1, line)
     at, value = (np.broadcast_to(v, run.threads)[run.active(run.mask)] for v in (at, value))
     np.add.at(pointer.items, at, as_float32(value))
 
@@ -227,6 +233,12 @@ def note(run: Execution, pointer: Pointer, kind: str, at: Any, width: int, line:
     """Keep an access for the comparison with those of other threads."""
     if pointer.log is not None:
         pointer.log.add(kind, at, width, run.mask, line)
+
+
+def banked(run: Execution, pointer: Pointer, at: Any, width: int, line: int) -> None:
+    """Count an access to the banks of shared memory, where somebody wants to know."""
+    if run.banks is not None and pointer.space == "shared":
+        run.banks.add(run, pointer, at, width, line)
 
 
 def report(run: Execution, outside: Any, index: Any, memory: Any, extent: int, line: int) -> None:
