@@ -37,7 +37,8 @@ def compile(
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
-    On the GPU the ``precision`` is what the factors of convolutions and products are rounded to.
+    On the GPU the ``precision`` is what the factors of convolutions and products are rounded to;
+    in bf16 and fp16 feature maps are stored in 16 bits, too.
     """
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
