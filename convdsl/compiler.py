@@ -149,7 +149,7 @@ def _target(
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 
-        return CudaTarget(precision)
+        return CudaTarget(precision, accuracy == "exact")
     raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
 
 

@@ -3,6 +3,7 @@
 The emulator reports races, accesses out of bounds and the like by itself: see `emulator`.
 """
 
+import math
 import re
 from dataclasses import replace
 
@@ -16,8 +17,9 @@ from random_networks import Writer
 
 import convdsl
 from convdsl.compiler import lower
-from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient
+from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient, winograd
 from convdsl.ops import registry
+from convdsl.plan import plan
 from convdsl.runtime.interpreter import evaluate
 
 
@@ -113,6 +115,57 @@ def only_tile(request, splits, monkeypatch):
 def test_every_tile_at_the_edges(shape, only_tile):
     text = f"net T {{ input {shape}\n {EVERYTHING} }}"
     check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
+
+
+# -- Winograd --------------------------------------------------------------------------------
+
+TRANSFORMED = [
+    # channels, filters, window, size, pad: tiles that stick out, whole accesses and single ones
+    (8, 12, "3x3", "12x12", "pad=1"),
+    (5, 7, "3x3", "9x11", ""),
+    (5, 9, "3x3", "8x10", "pad=[(2, 1), (0, 2)]"),
+    (6, 8, "5x5", "10x8", "pad=2"),
+]
+
+FORMS = [(c, f) for c in TRANSFORMED for f in winograd.FORMS if c[2] == f"{f.window}x{f.window}"]
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS, ids=str)
+@pytest.mark.parametrize("tail", ["-> leaky_relu 0.1", "bias=off -> bn -> tanh"])
+def test_winograds_convolution_is_the_interpreters(case, form, tail, monkeypatch):
+    channels, filters, window, size, pad = case
+    monkeypatch.setattr(winograd, "_cycles", lambda family, f: 0.0 if f == form else math.inf)
+    text = f"net T {{ input 3@{size}\n conv {channels}@1 -> tanh -> conv {filters}@{window} {pad} "
+    graph = convdsl.load_source(text + f"{tail} -> flatten }}").graph
+    lowered = lower(graph, "cross_entropy")
+    planned = plan(lowered, 3, target.CudaTarget())
+    done = [s.kernel.name for s in planned.steps if s.kernel.name.startswith("winograd_results")]
+    assert len(done) == 2, "forward, and the gradient by the input"
+    arrays = positive_buffers(lowered, random_arrays(lowered, 3))
+    expected = evaluate(lowered, arrays)
+    # Its transforms round some ten times as much as a sum does.
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "chosen"),
+    [
+        ("input 256@14x14; conv 256@3x3 pad=1", 32, "F(4×4, 3×3)"),
+        ("input 64@56x56; conv 64@3x3 pad=1", 32, "F(4×4, 3×3)"),
+        ("input 64@28x28; conv 64@5x5 pad=2", 32, "F(2×2, 5×5)"),
+        ("input 512@7x7; conv 512@3x3 pad=1", 1, ""),  # weights would be four times as many
+        ("input 3@224x224; conv 64@3x3 pad=1", 32, ""),  # little to add up for what is moved
+        ("input 64@56x56; conv 64@3x3/2 pad=1", 32, ""),
+    ],
+)
+def test_winograd_is_chosen_where_it_pays(text, batch, chosen):
+    graph = lower(convdsl.load_source(f"net T {{ {text} }}").graph)
+    reasons = {s.reason for s in plan(graph, batch, target.CudaTarget()).steps}
+    assert any("Winograd" in reason for reason in reasons) == bool(chosen), reasons
+    assert any(chosen in reason for reason in reasons)
+    for device in (target.CudaTarget("fp32", exact=True), target.CudaTarget("tf32")):
+        assert not any("Winograd" in s.reason for s in plan(graph, batch, device).steps)
 
 
 # -- training --------------------------------------------------------------------------------

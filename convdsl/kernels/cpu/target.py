@@ -15,6 +15,7 @@ from convdsl.kernels.cpu import (
     weight_gradient,
     winograd,
 )
+from convdsl.kernels.winograd import Form
 from convdsl.ops.families import (
     Convolution,
     Family,
@@ -63,5 +64,5 @@ class CpuTarget:
                 return maps.recipe(family, self.lanes) or nests.recipe(family)
         return nests.recipe(family)
 
-    def _winograd(self, family: Convolution) -> winograd.Form | None:
+    def _winograd(self, family: Convolution) -> Form | None:
         return None if self.exact else winograd.form_of(family, self.threads)

@@ -13,12 +13,14 @@ from convdsl.kernels.cuda import (
     product,
     reductions,
     weight_gradient,
+    winograd,
 )
 from convdsl.kernels.cuda.frame import stored
 from convdsl.kernels.cuda.narrow import convolution as narrow_convolution
 from convdsl.kernels.cuda.narrow import weight_gradient as narrow_weight_gradient
 from convdsl.kernels.cuda.narrow.slices import PIECE
 from convdsl.kernels.cuda.tiles import NARROW
+from convdsl.kernels.winograd import Form
 from convdsl.ops.families import (
     Convolution,
     Family,
@@ -43,6 +45,8 @@ class CudaTarget:
     """
 
     precision: str = "fp32"
+    exact: bool = False
+    """Whether to leave out algorithms that round more than a sum does."""
     name: str = "cuda"
     threads: int = 1
 
@@ -76,6 +80,10 @@ class CudaTarget:
                 return nests.recipe(family)
         return self._plain(family)
 
+    def _winograd(self, family: Convolution) -> Form | None:
+        exact = self.exact or self.precision != "fp32"
+        return None if exact else winograd.form_of(family)
+
     def _plain(self, family: Family) -> Recipe:
         match family:
             case Product():
@@ -84,6 +92,8 @@ class CudaTarget:
                 return depthwise.recipe(family)
             case Convolution() if family.direction == "weight":
                 return weight_gradient.recipe(family, self.precision)
+            case Convolution() if form := self._winograd(family):
+                return winograd.recipe(family, form)
             case Convolution() if convolution.fits(family):
                 return convolution.recipe(family, self.precision)
             case Map():

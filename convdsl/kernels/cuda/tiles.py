@@ -7,7 +7,7 @@ of the result, a thread a tile of that in registers, from slices of both factors
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convdsl.kernels.cuda.frame import resident
 
@@ -163,6 +163,8 @@ class Work:
     tile: Tile
     splits: int
     blocks: int
+    cycles: float = 0.0
+    """How long it should take, of a multiprocessor's."""
 
     @property
     def reason(self) -> str:
@@ -188,7 +190,7 @@ def choose(
 
     ``columns`` are the widths of the pieces that tiles do not straddle.
     """
-    best: tuple[float, Work] | None = None
+    best: Work | None = None
     for tile in tiles:
         down = -(-rows // tile.rows)
         across = sum(-(-width // tile.columns) for width in columns)
@@ -197,10 +199,10 @@ def choose(
         for splits in _splits(slices) if splittable else (1,):
             work = Work(tile, splits, units * splits)
             cycles = _cycles(work, slices, 4 * batch * rows * sum(columns))
-            if best is None or cycles < best[0]:
-                best = cycles, work
+            if best is None or cycles < best.cycles:
+                best = replace(work, cycles=cycles)
     assert best is not None
-    return best[1]
+    return best
 
 
 def _splits(slices: int) -> list[int]:
