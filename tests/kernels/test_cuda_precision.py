@@ -184,6 +184,7 @@ def test_every_tile_keeps_to_registers(precision, tile, arch, only):
 def test_the_plan_says_the_precision():
     text = emit(convdsl.load("vgg16"), "plan", "cuda", batch=8, precision="bf16")
     assert "a warp in bf16" in text
+    assert " bfloat16 " in text
 
 
 def test_the_cpu_has_one_precision():
