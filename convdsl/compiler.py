@@ -37,12 +37,13 @@ def compile(
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
-    On the GPU the ``precision`` is what the factors of convolutions and products are rounded to.
+    On the GPU the ``precision`` is what the factors of convolutions and products are rounded to;
+    in bf16 and fp16 feature maps are stored in 16 bits, too.
     """
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
     scale = LOSS_SCALE.get(precision, 1.0)
-    lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
     planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
@@ -101,7 +102,7 @@ def emit(
     scale = LOSS_SCALE.get(precision, 1.0)
     lowered = lower(network.graph, "cross_entropy" if train else None, scale=scale)
     device = _target("cuda" if stage == "ptx" else target, None, accuracy, precision)
-    lowered = _laid_out(lowered, device)
+    lowered = laid_out(lowered, device)
     if stage == "graph":
         return listings.graph(lowered)
     planned = plan(lowered, batch, device)
@@ -125,7 +126,7 @@ def _machine_code(planned: Plan, stage: str, arch: str) -> str:
     return "\n".join(c.llvm() if stage == "llvm" else c.assembly() for c in compiled)
 
 
-def _laid_out(graph: Graph, target: Target) -> Graph:
+def laid_out(graph: Graph, target: Target) -> Graph:
     """The graph in the layout that suits the target."""
     return passes.block(graph, target.lanes) if target.lanes > 1 else graph
 
@@ -148,7 +149,7 @@ def _target(
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 
-        return CudaTarget(precision)
+        return CudaTarget(precision, accuracy == "exact")
     raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
 
 

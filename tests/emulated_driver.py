@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from emulator import launch
 
-DTYPES = {"float32": np.float32, "int64": np.int64}
+DTYPES = {"float32": np.float32, "int64": np.int64, "float16": np.uint16, "bfloat16": np.uint16}
 
 
 class CUresult(IntEnum):
@@ -138,7 +138,7 @@ class EmulatedDriver:
         arrays = []
         for address, (_, dtype) in zip(values, kernel.pointers, strict=False):
             bytes = self.at(address)
-            item = np.dtype(dtype).itemsize
+            item = np.dtype(DTYPES[dtype]).itemsize
             arrays.append(bytes[: len(bytes) // item * item].view(DTYPES[dtype]))
         launch(kernel, blocks, threads, arrays, values[len(arrays) :])
 

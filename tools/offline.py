@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import convdsl  # noqa: E402 (found by the line above)
-from convdsl.compiler import PRECISIONS, lower  # noqa: E402
+from convdsl.compiler import PRECISIONS, laid_out, lower  # noqa: E402
 from convdsl.kernels.cuda.target import CudaTarget  # noqa: E402
 from convdsl.language import net_names  # noqa: E402
 from convdsl.network import read  # noqa: E402
@@ -43,6 +43,7 @@ def kernels(
 ) -> dict[str, Kernel]:
     """The distinct kernels of networks' plans, by key."""
     found: dict[str, Kernel] = {}
+    target = CudaTarget(precision)
     for name in names:
         graph = convdsl.load(name).graph
         optimizer = SGD(momentum=0.9, weight_decay=1e-4)
@@ -50,7 +51,7 @@ def kernels(
         if training:
             plans.append((lower(graph, "cross_entropy", optimizer), BATCHES[-1]))
         for lowered, batch in plans:
-            for kernel in plan(lowered, batch, CudaTarget(precision)).kernels:
+            for kernel in plan(laid_out(lowered, target), batch, target).kernels:
                 found.setdefault(kernel.key, kernel)
     return found
 

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 from convdsl.graph.types import Shape
-from convdsl.ops.families import Family
+from convdsl.ops.families import Family, Nest
 
-ITEM_SIZE = {"float32": 4, "int64": 8}
+ITEM_SIZE = {"float32": 4, "int64": 8, "float16": 2, "bfloat16": 2}
 """Bytes of an element."""
 
 
@@ -61,10 +61,25 @@ class Recipe:
     """How a target computes a family: calls in order, and the temporaries between them."""
 
     calls: tuple[Call, ...]
-    temporaries: tuple[tuple[str, int], ...] = ()
-    """Name and number of float32 elements."""
+    temporaries: tuple[tuple[str, int] | tuple[str, int, str], ...] = ()
+    """Name, number of elements, and their type where it is not float32."""
     reason: str = ""
     """Why this way, for people who read plans."""
+
+
+@dataclass(frozen=True)
+class Stored(Family):
+    """A family some of whose feature maps lie in memory in 16 bits.
+
+    Kernels compute in float32: what they read is exact, what they store is rounded.
+    """
+
+    family: Family
+    dtypes: tuple[str, ...]
+    """The element types of the inputs, the tables among them, and last of the result."""
+
+    def nest(self) -> Nest:
+        return self.family.nest()
 
 
 class Target(Protocol):
@@ -81,6 +96,10 @@ class Target(Protocol):
     @property
     def threads(self) -> int:
         """Into how many parts the work of a step is split at most."""
+
+    @property
+    def storage(self) -> str:
+        """The element type of feature maps between kernels."""
 
     def recipe(self, family: Family) -> Recipe:
         """How it computes a family."""

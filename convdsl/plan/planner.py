@@ -7,9 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convdsl.graph import Graph, Node, Value, Variable
-from convdsl.ops.families import Table
+from convdsl.ops.families import (
+    Convolution,
+    Family,
+    Pooling,
+    PoolingGradient,
+    Product,
+    Reblock,
+    Reduction,
+    Table,
+)
 from convdsl.plan.memory import Lifetime, largest_live_set, place
-from convdsl.plan.model import ITEM_SIZE, Buffer, Call, Plan, Port, Recipe, Step, Target
+from convdsl.plan.model import ITEM_SIZE, Buffer, Call, Plan, Port, Recipe, Step, Stored, Target
+
+COUNTS = 1 << 8
+"""Up to which whole numbers are exact in all types of 16 bits."""
 
 
 @dataclass
@@ -98,16 +110,26 @@ def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, tuple[
         storage.constant = _is_constant(graph, variable)
         p.keep(variable, storage)
     order = _ordered(graph)
+    exposed = _exposed(graph)
     ends = []
     position = 0
     last_read = _last_reads(order, graph)
     for nodes in order:
         for node in nodes:
-            _lower(p, node, position, last_read)
+            _lower(p, node, position, last_read, node.output in exposed)
             position += 1
         ends.append(len(p.steps))
     _close_lifetimes(p)
     return p, (ends[0], ends[1])
+
+
+def _exposed(graph: Graph) -> set[Value]:
+    """The outputs, and what they are views of: they leave as float32."""
+    found = {v for _, v in graph.outputs}
+    for node in reversed(graph.nodes):
+        if node.op.alias and node.output in found:
+            found.update(node.inputs)
+    return found
 
 
 def _is_constant(graph: Graph, variable: Variable) -> bool:
@@ -150,7 +172,9 @@ def _needed(graph: Graph, values: set[Value]) -> set[Node]:
     return found
 
 
-def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) -> None:
+def _lower(
+    p: _Planner, node: Node, position: int, last_read: dict[Value, int], exposed: bool
+) -> None:
     """Choose the node's storages and add its calls."""
     inputs = [p.storage[v] for v in node.inputs]
     if node.op.alias:
@@ -159,19 +183,18 @@ def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) 
     shapes = [v.type.with_batch(p.batch) for v in node.inputs]
     results = [v.type.with_batch(p.batch) for v in node.outputs]
     family = node.op.family_for(p.batch, shapes, results)
-    if family not in p.recipes:
-        p.recipes[family] = p.target.recipe(family)
-    recipe = p.recipes[family]
+    dtype = node.output.type.dtype if exposed else _stored_as(p, node, family, inputs)
     inputs += [p.table(table) for table in family.tables]
     constant = all(s.constant for s in inputs)
     output = _assigned(p, node) or _in_place(p, node, family.in_place, position, last_read)
-    if output is None:
-        output = p.new(node.name, p.elements(node.output), node.output.type.dtype)
+    if output is None or output.dtype != dtype:
+        output = p.new(node.name, p.elements(node.output), dtype)
         output.constant = constant
+    recipe = _recipe(p, family, (*(s.dtype for s in inputs), dtype))
     p.keep(node.output, output)
     named = {f"in{k}": s for k, s in enumerate(inputs)} | {"out": output}
-    for name, elements in recipe.temporaries:
-        named[name] = p.new(f"{node.name}.{name}", elements)
+    for name, elements, *types in recipe.temporaries:
+        named[name] = p.new(f"{node.name}.{name}", elements, *types)
     for call in recipe.calls:
         storages = tuple(named[o] for o in call.operands)
         # What a call writes is its last operand; it can be prepared when all it reads is constant.
@@ -179,6 +202,35 @@ def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) 
         if fixed:
             storages[-1].constant = True
         (p.prepare if fixed else p.steps).append(_Draft(node, call, storages, recipe.reason))
+
+
+def _recipe(p: _Planner, family: Family, dtypes: tuple[str, ...]) -> Recipe:
+    """How the target computes a family on operands of such types; equal ones share it."""
+    if p.target.storage in dtypes and p.target.storage != "float32":
+        family = Stored(family, dtypes)
+    if family not in p.recipes:
+        p.recipes[family] = p.target.recipe(family)
+    return p.recipes[family]
+
+
+def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[_Storage]) -> str:
+    """The element type that a result is stored in.
+
+    Feature maps are stored as the target wants, from the first convolution or pooling on. Sums,
+    vectors, parameters and what is computed from those alone stay as they are.
+    """
+    type = node.output.type
+    if type.dtype != "float32" or not type.batched or len(type.shape) < 2:
+        return type.dtype
+    match family:
+        case Reduction() | Product():
+            return type.dtype
+        case Pooling(mode="winner") if math.prod(family.geometry.window) > COUNTS:
+            return type.dtype
+        case Convolution() | Pooling() | PoolingGradient() | Reblock(back=False):
+            return p.target.storage
+    narrow = any(s.dtype == p.target.storage for s in inputs)
+    return p.target.storage if narrow else type.dtype
 
 
 def _assigned(p: _Planner, node: Node) -> _Storage | None:

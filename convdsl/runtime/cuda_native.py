@@ -6,6 +6,7 @@ addresses, for an array argument costs five parameters and more; indices are nev
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import erf, exp, expm1, inf, log, log1p, sqrt, tanh
 from typing import Any
@@ -14,7 +15,9 @@ from llvmlite import ir
 from numba import cuda, float32, int64, types, uint32
 
 # The public decorator has no `prefer_literal`, by which a count reaches an intrinsic as a number.
-from numba.cuda.extending import _intrinsic, intrinsic
+from numba.cuda import cudadecl, cudaimpl
+from numba.cuda.extending import _intrinsic, core_models, intrinsic, register_model
+from numba.cuda.typing.templates import AbstractTemplate
 
 GLOBAL, SHARED = 1, 3
 """Address spaces of NVVM."""
@@ -22,10 +25,29 @@ FLOATS = types.CPointer(types.float32)
 INTS = types.CPointer(types.int64)
 HALVES = types.CPointer(types.uint16)
 """Elements of 16 bits, float16 or bfloat16: what they are, the instruction that reads them says."""
+
+
+class Narrow(types.Type):  # type: ignore[misc]
+    """A pointer to float32 that are kept in 16 bits: rounded when stored, exact when loaded.
+
+    ``kind`` is ``bf16`` or ``f16``, as PTX calls them.
+    """
+
+    dtype = types.uint16
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(f"{kind}*")
+
+
+register_model(Narrow)(core_models.PointerModel)
+BFLOAT16, FLOAT16 = Narrow("bf16"), Narrow("f16")
 LLVM = {
     FLOATS: ir.FloatType(),
     INTS: ir.IntType(64),
     HALVES: ir.IntType(16),
+    BFLOAT16: ir.IntType(16),
+    FLOAT16: ir.IntType(16),
 }
 ALIGNMENT = 16
 """Bytes: shared memory serves the widest access."""
@@ -51,6 +73,10 @@ floats = _buffer(FLOATS)
 """A buffer of float32 at an address."""
 ints = _buffer(INTS)
 """A buffer of int64 at an address."""
+bfloats = _buffer(BFLOAT16)
+"""A buffer of bfloat16 at an address, which kernels see as float32."""
+halves = _buffer(FLOAT16)
+"""A buffer of float16 at an address, which kernels see as float32."""
 
 
 def _shared(pointer: types.Type) -> Any:
@@ -102,8 +128,8 @@ def _local(pointer: types.Type) -> Any:
 local_floats = _local(FLOATS)
 """So many float32 of a thread's own: registers, where every index is known when compiled."""
 
-_QUAD = ir.VectorType(ir.FloatType(), 4)
 _WORD = ir.IntType(32)
+_HALF = ir.IntType(16)
 
 
 def _element(builder: Any, pointer: Any, index: Any) -> Any:
@@ -114,17 +140,102 @@ def _tuple(context: Any, builder: Any, values: Sequence[Any], kind: Any) -> Any:
     return context.make_tuple(builder, types.UniTuple(kind, len(values)), values)
 
 
+def _widened(builder: Any, kind: str, bits: Any) -> Any:
+    """The float32 of 16 bits."""
+    if kind == "f16":
+        return _assembly(builder, ir.FloatType(), [bits], "cvt.f32.f16 $0, $1;", "=f,h", pure=True)
+    word = builder.shl(builder.zext(bits, _WORD), _WORD(16))
+    return builder.bitcast(word, ir.FloatType())
+
+
+def _packed(builder: Any, kind: str, low: Any, high: Any) -> Any:
+    """Two float32 as 16 bits each in a register."""
+    # The instruction wants the upper half first.
+    text = f"cvt.rn.{kind}x2.f32 $0, $2, $1;"
+    return _assembly(builder, _WORD, [low, high], text, "=r,f,f", pure=True)
+
+
+@cudadecl.registry.register_global(operator.getitem)
+class _NarrowLoad(AbstractTemplate):  # type: ignore[misc]
+    def generic(self, args: Any, kws: Any) -> Any:
+        pointer, index = args
+        if isinstance(pointer, Narrow) and isinstance(index, types.Integer):
+            return types.float32(pointer, types.int64)
+        return None
+
+
+@cudadecl.registry.register_global(operator.setitem)
+class _NarrowStore(AbstractTemplate):  # type: ignore[misc]
+    def generic(self, args: Any, kws: Any) -> Any:
+        pointer, index, _ = args
+        if isinstance(pointer, Narrow) and isinstance(index, types.Integer):
+            return types.none(pointer, types.int64, types.float32)
+        return None
+
+
+@cudaimpl.registry.lower(operator.getitem, Narrow, types.Integer)
+def _narrow_load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    bits = builder.load(_element(builder, *arguments))
+    return _widened(builder, signature.args[0].kind, bits)
+
+
+@cudaimpl.registry.lower(operator.setitem, Narrow, types.Integer, types.Float)
+def _narrow_store(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+    pointer, index, value = arguments
+    text = f"cvt.rn.{signature.args[0].kind}.f32 $0, $1;"
+    bits = _assembly(builder, _HALF, [value], text, "=h,f", pure=True)
+    builder.store(bits, _element(builder, pointer, index))
+
+
+def _load(count: int) -> Any:
+    @intrinsic
+    def load(typing_context: Any, pointer: Any, index: Any) -> Any:
+        narrow = isinstance(pointer, Narrow)
+        quad = ir.VectorType(_HALF if narrow else ir.FloatType(), count)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            at = builder.bitcast(_element(builder, *arguments), quad.as_pointer())
+            found = builder.load(at, align=count * (2 if narrow else 4))
+            values = [builder.extract_element(found, _WORD(k)) for k in range(count)]
+            if narrow:
+                values = [_widened(builder, pointer.kind, value) for value in values]
+            return _tuple(context, builder, values, types.float32)
+
+        return types.UniTuple(types.float32, count)(pointer, types.int64), generate
+
+    return load
+
+
+load2 = _load(2)
+"""Two neighbouring float32 in one access; the index is even."""
+load4 = _load(4)
+"""Four neighbouring float32 in one access; the index is a multiple of 4."""
+
+
+def _stored(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+    pointer, index, *values = arguments
+    kind, count = signature.args[0], len(values)
+    narrow = isinstance(kind, Narrow)
+    if narrow:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [_packed(builder, kind.kind, *pair) for pair in pairs]
+    whole = ir.VectorType(values[0].type, len(values))
+    vector = ir.Constant(whole, ir.Undefined)
+    for k, value in enumerate(values):
+        vector = builder.insert_element(vector, value, _WORD(k))
+    at = builder.bitcast(_element(builder, pointer, index), whole.as_pointer())
+    builder.store(vector, at, align=count * (2 if narrow else 4))
+    return context.get_dummy_value()
+
+
 @intrinsic
-def load4(typing_context: Any, pointer: Any, index: Any) -> Any:
-    """Four neighbouring float32 in one access; the index is a multiple of 4."""
+def store2(typing_context: Any, pointer: Any, index: Any, a: Any, b: Any) -> Any:
+    """Store two neighbouring float32 in one access; the index is even."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        at = builder.bitcast(_element(builder, *arguments), _QUAD.as_pointer())
-        quad = builder.load(at, align=ALIGNMENT)
-        values = [builder.extract_element(quad, _WORD(k)) for k in range(4)]
-        return _tuple(context, builder, values, types.float32)
+        return _stored(context, builder, signature, arguments)
 
-    return types.UniTuple(types.float32, 4)(FLOATS, types.int64), generate
+    return types.void(pointer, types.int64, *[types.float32] * 2), generate
 
 
 @intrinsic
@@ -132,14 +243,27 @@ def store4(typing_context: Any, pointer: Any, index: Any, a: Any, b: Any, c: Any
     """Store four neighbouring float32 in one access; the index is a multiple of 4."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        quad = ir.Constant(_QUAD, ir.Undefined)
+        return _stored(context, builder, signature, arguments)
+
+    return types.void(pointer, types.int64, *[types.float32] * 4), generate
+
+
+@intrinsic
+def store_pairs(
+    typing_context: Any, pointer: Any, index: Any, a: Any, b: Any, c: Any, d: Any
+) -> Any:
+    """Store four registers of two 16-bit elements in one access; the index is a multiple of 8."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(_WORD, 4)
+        vector = ir.Constant(whole, ir.Undefined)
         for k, value in enumerate(arguments[2:]):
-            quad = builder.insert_element(quad, value, _WORD(k))
-        at = builder.bitcast(_element(builder, *arguments[:2]), _QUAD.as_pointer())
-        builder.store(quad, at, align=ALIGNMENT)
+            vector = builder.insert_element(vector, value, _WORD(k))
+        at = builder.bitcast(_element(builder, *arguments[:2]), whole.as_pointer())
+        builder.store(vector, at, align=ALIGNMENT)
         return context.get_dummy_value()
 
-    return types.void(FLOATS, types.int64, *[types.float32] * 4), generate
+    return types.void(HALVES, types.int64, *[types.uint32] * 4), generate
 
 
 @intrinsic
@@ -225,6 +349,32 @@ copy_async4 = _copy(4, "ca")
 """Copy 4 bytes into shared memory behind the thread's back; zeros where it is not ``inside``."""
 copy_async16 = _copy(16, "cg")
 """Copy 16 bytes into shared memory behind the thread's back; zeros where it is not ``inside``."""
+
+
+def _copy_lanes(lanes: int, cached: str) -> Any:
+    text = f"cp.async.{cached}.shared.global [$0], [$1], {2 * lanes}, $2;"
+
+    @intrinsic
+    def copy(typing_context: Any, target: Any, at: Any, source: Any, place: Any, count: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            bytes = builder.shl(builder.trunc(arguments[4], _WORD), _WORD(1))
+            given = (
+                _shared_address(builder, *arguments[:2]),
+                _global_address(builder, *arguments[2:4]),
+                bytes,
+            )
+            _assembly(builder, ir.VoidType(), given, text, "r,l,r,~{memory}")
+            return context.get_dummy_value()
+
+        return types.void(target, types.int64, source, types.int64, types.int64), generate
+
+    return copy
+
+
+copy_lanes4 = _copy_lanes(4, "ca")
+"""Copy the first ``count`` of 4 elements of 16 bits as `copy_async4` does; the others are zero."""
+copy_lanes8 = _copy_lanes(8, "cg")
+"""Copy the first ``count`` of 8 elements of 16 bits as `copy_async16` does; the others are zero."""
 
 
 @intrinsic
@@ -331,22 +481,19 @@ def to_tf32(typing_context: Any, x: Any) -> Any:
 
 
 def _pack(kind: str) -> Any:
-    # The instruction wants the upper half first.
-    text = f"cvt.rn.{kind}.f32 $0, $2, $1;"
-
     @intrinsic
     def pack(typing_context: Any, low: Any, high: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _assembly(builder, _WORD, arguments, text, "=r,f,f", pure=True)
+            return _packed(builder, kind, *arguments)
 
         return types.uint32(types.float32, types.float32), generate
 
     return pack
 
 
-pack_half2 = _pack("f16x2")
+pack_half2 = _pack("f16")
 """Two float32 as two float16 in a register, the first in its lower half."""
-pack_bfloat2 = _pack("bf16x2")
+pack_bfloat2 = _pack("bf16")
 """Two float32 as two bfloat16 in a register, the first in its lower half."""
 
 
@@ -392,16 +539,20 @@ uniform.py_func = _uniform
 
 __all__ = [
     "atomic_add",
+    "bfloats",
     "copy_async4",
     "copy_async16",
     "copy_async_commit",
     "copy_async_wait",
+    "copy_lanes4",
+    "copy_lanes8",
     "cuda",
     "erf",
     "exp",
     "expm1",
     "float32",
     "floats",
+    "halves",
     "inf",
     "int64",
     "ints",
@@ -409,6 +560,7 @@ __all__ = [
     "ldmatrix_x2_trans",
     "ldmatrix_x4",
     "ldmatrix_x4_trans",
+    "load2",
     "load4",
     "local_floats",
     "log",
@@ -423,8 +575,10 @@ __all__ = [
     "shared_floats",
     "shared_halves",
     "sqrt",
+    "store2",
     "store4",
     "store_pair",
+    "store_pairs",
     "tanh",
     "to_tf32",
     "uint32",

@@ -79,7 +79,7 @@ def _row(step: Step, plan: Plan) -> tuple[str, ...]:
     return (
         step.name,
         step.kernel.name,
-        f"{sources} -> {writes.name} @{place}",
+        f"{sources} -> {writes.name} @{place} {_dtype(writes.dtype)}".rstrip(),
         f"{step.work} units",
         f"{moved:,} B",
         f"{step.flops:,} FLOP",

@@ -18,13 +18,16 @@ needs no luck, and results cannot show it anyway, for here threads run in lock-s
 - `activity` keeps which threads are active
 - `memory` holds pointers, shared and local memory, and checks bounds
 - `races` keeps accesses between barriers and compares them
+- `banks` counts how often accesses to shared memory have to wait for each other
 - `instructions` is what kernels call: barriers, shuffles, vector accesses, atomics, copies
+- `narrow` is numbers in 16 bits
 - `fragments` is where the elements of matrices lie in a warp's registers
 - `execution` is some blocks side by side, `launching` runs a grid, `machine` a plan
 """
 
+from emulator.banks import Banks
 from emulator.errors import EmulationError
 from emulator.launching import launch
 from emulator.machine import EmulatedMachine, compile_emulated
 
-__all__ = ["EmulatedMachine", "EmulationError", "compile_emulated", "launch"]
+__all__ = ["Banks", "EmulatedMachine", "EmulationError", "compile_emulated", "launch"]

@@ -13,6 +13,7 @@ from emulator.memory import BLANK, Pointer
 from emulator.races import Log, Members, Memory
 
 if TYPE_CHECKING:
+    from emulator.banks import Banks
     from emulator.instructions import Copies
 
 WARP = 32
@@ -43,6 +44,7 @@ class Execution(Activity):
         self.warps = Members(self.members.numbers // WARP, self._warp_name)
         self.logs: list[Log] = []
         self.copies: Copies | None = None
+        self.banks: Banks | None = None
         self._shared: dict[int, Pointer] = {}
 
     # -- names, for people ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,15 @@ from emulator.memory import (
     Pointer,
     as_float32,
     atomic_add,
-    load4,
+    banked,
     located,
+    neighbours,
     note,
     put,
-    store4,
-    store_pair,
+    store_neighbours,
+    store_pairs,
 )
+from emulator.narrow import packed
 from emulator.races import READ, WRITE
 
 # -- memory ----------------------------------------------------------------------------------
@@ -42,6 +44,16 @@ def floats(run: Execution, address: Pointer, line: int) -> Pointer:
 def ints(run: Execution, address: Pointer, line: int) -> Pointer:
     """A buffer of int64 at an address."""
     return address.typed("int64")
+
+
+def halves(run: Execution, address: Pointer, line: int) -> Pointer:
+    """A buffer of float16 at an address."""
+    return address.typed("float16")
+
+
+def bfloats(run: Execution, address: Pointer, line: int) -> Pointer:
+    """A buffer of bfloat16 at an address."""
+    return address.typed("bfloat16")
 
 
 def shared_floats(run: Execution, count: int, name: str, line: int) -> Pointer:
@@ -161,6 +173,7 @@ def _ldmatrix(count: int, transposed: bool) -> Callable[..., Any]:
         outer = run.mask
         run.mask = run.active(outer) & (run.lane < 8 * count)
         at = located(run, pointer, index, 8 // halves, line)
+        banked(run, pointer, at, 8 // halves, line)
         run.mask = outer
         rows = per_warp(at, run) * halves
         bits = pointer.items.view(np.uint16)
@@ -209,8 +222,8 @@ class Copy:
         self.group = np.full(len(left), -1)
 
 
-def _copy_async(bytes: int) -> Callable[..., Any]:
-    name = f"copy_async{bytes}"
+def _copy_async(name: str, bytes: int, counted: bool = False) -> Callable[..., Any]:
+    """Copies of so many bytes, where a condition holds; or of a count of its elements."""
 
     def copy_async(
         run: Execution,
@@ -224,15 +237,20 @@ def _copy_async(bytes: int) -> Callable[..., Any]:
     ) -> None:
         _require_shared(run, target, name, line)
         width = bytes // target.items.itemsize
+        count = np.where(np.equal(inside, True), width, 0)
+        if counted:
+            count, inside = inside, np.greater(inside, 0)
         to = np.broadcast_to(located(run, target, at, width, line), run.threads)
         note(run, target, WRITE, to, width, line)
+        banked(run, target, to, width, line)
         data = np.zeros((width, run.threads), target.items.dtype)
         branch = run.branch(inside)
         if run.then(branch):
             of = located(run, source, place, width, line)
             note(run, source, READ, of, width, line)
             for k in range(width):
-                put(run, data[k], np.arange(run.threads), source.items[of + k])
+                there = np.where(np.less(k, count), source.items[of + k], 0)
+                put(run, data[k], np.arange(run.threads), there)
         run.join(branch)
         # Until it is waited for, nobody can tell what is there.
         for k in range(width):
@@ -283,29 +301,6 @@ def to_tf32(x: Any) -> Any:
     bits = np.asarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     return np.where(np.isfinite(x), rounded, bits)[()]
-
-
-def pack_half2(low: Any, high: Any) -> Any:
-    """Two float32 as two float16 in a register, the first in its lower half."""
-    return _packed(
-        *(np.asarray(x, np.float32).astype(np.float16).view(np.uint16) for x in (low, high))
-    )
-
-
-def pack_bfloat2(low: Any, high: Any) -> Any:
-    """Two float32 as two bfloat16 in a register, the first in its lower half."""
-    return _packed(_bfloat(low), _bfloat(high))
-
-
-def _bfloat(x: Any) -> Array:
-    """Bits of a bfloat16, rounded to nearest, ties to even."""
-    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.int64)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(x), 0x7FFF, rounded)
-
-
-def _packed(low: Array, high: Array) -> Any:
-    return (low.astype(np.uint32) | high.astype(np.uint32) << np.uint32(16))[()]
 
 
 def quotient(run: Execution, a: Any, b: Any, line: int) -> Any:
@@ -399,13 +394,18 @@ def choose(run: Execution, test: Any, then: Callable[[], Any], otherwise: Callab
 INSTRUCTIONS: dict[str, Callable[..., Any]] = {
     "floats": floats,
     "ints": ints,
+    "halves": halves,
+    "bfloats": bfloats,
     "shared_floats": shared_floats,
     "shared_halves": shared_bits16,
     "shared_bfloats": shared_bits16,
     "local_floats": local_floats,
-    "load4": load4,
-    "store4": store4,
-    "store_pair": store_pair,
+    "load2": neighbours(2),
+    "load4": neighbours(4),
+    "store2": store_neighbours,
+    "store4": store_neighbours,
+    "store_pair": store_pairs,
+    "store_pairs": store_pairs,
     "atomic_add": atomic_add,
     "cuda.syncthreads": syncthreads,
     "cuda.syncwarp": syncwarp,
@@ -420,8 +420,10 @@ INSTRUCTIONS: dict[str, Callable[..., Any]] = {
     "ldmatrix_x2_trans": _ldmatrix(2, True),
     "ldmatrix_x4": _ldmatrix(4, False),
     "ldmatrix_x4_trans": _ldmatrix(4, True),
-    "copy_async4": _copy_async(4),
-    "copy_async16": _copy_async(16),
+    "copy_async4": _copy_async("copy_async4", 4),
+    "copy_async16": _copy_async("copy_async16", 16),
+    "copy_lanes4": _copy_async("copy_lanes4", 8, counted=True),
+    "copy_lanes8": _copy_async("copy_lanes8", 16, counted=True),
     "copy_async_commit": copy_async_commit,
     "copy_async_wait": copy_async_wait,
     "quotient": quotient,
@@ -429,7 +431,7 @@ INSTRUCTIONS: dict[str, Callable[..., Any]] = {
 """By the name in kernels."""
 NAMED = ("shared_floats", "shared_halves", "shared_bfloats", "local_floats")
 """Those that are told what their result is called."""
-STORES = ("store4", "store_pair", "atomic_add")
+STORES = ("store2", "store4", "store_pair", "store_pairs", "atomic_add")
 """Those that write through their first argument."""
 SCALARS: dict[str, Any] = {
     "abs": np.abs,
@@ -450,7 +452,7 @@ SCALARS: dict[str, Any] = {
     "uint32": _word,
     "bool": lambda x: negated(negated(x)),
     "to_tf32": to_tf32,
-    "pack_half2": pack_half2,
-    "pack_bfloat2": pack_bfloat2,
+    "pack_half2": partial(packed, "float16"),
+    "pack_bfloat2": partial(packed, "bfloat16"),
 }
 """By the name in kernels."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from convdsl.plan.model import Kernel
 from emulator.activity import Array, Mask
+from emulator.banks import Banks
 from emulator.execution import Execution
 from emulator.memory import Pointer
 from emulator.races import Log, Memory, Touched, compare, expanded
@@ -28,10 +29,12 @@ def launch(
     arrays: Sequence[Array],
     sizes: Sequence[int],
     together: int = TOGETHER,
+    banks: Banks | None = None,
 ) -> None:
     """Run a kernel on so many blocks of so many threads; it writes into the arrays.
 
-    Arrays are contiguous and have one axis. Raises EmulationError for what is undefined on a GPU.
+    ``banks`` counts accesses to shared memory. Arrays are contiguous and have one axis. Raises
+    EmulationError for what is undefined on a GPU.
     """
     code = rewritten(kernel.source)
     names = [name for name, _ in kernel.pointers]
@@ -45,6 +48,7 @@ def launch(
     with np.errstate(all="ignore"):
         for first in range(0, blocks, count):
             run = Execution(kernel.name, blocks, threads, first, min(count, blocks - first))
+            run.banks = banks
             given = list(pointers)
             for memory in watched:
                 for k, window in memory.windows(run):

@@ -30,11 +30,15 @@ def compile_emulated(
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
     target = target or compiler._target("cuda", precision=precision)
     scale = compiler.LOSS_SCALE.get(precision, 1.0)
-    lowered = compiler._laid_out(compiler.lower(graph, loss, optimizer, scale=scale), target)
+    lowered = compiler.laid_out(compiler.lower(graph, loss, optimizer, scale=scale), target)
     planned = plan(lowered, batch, target)
     program = Program(lowered, planned, seed)
     program.attach(EmulatedMachine(planned, program.variables))
     return program
+
+
+ELEMENTS = {"float16": "uint16", "bfloat16": "uint16"}
+"""What NumPy calls the elements of buffers, where it has no name for them or other sums."""
 
 
 class EmulatedMachine:
@@ -76,7 +80,7 @@ class EmulatedMachine:
             return self._inputs[buffer.name].reshape(shape)
         memory = self._arena if buffer.place == "arena" else self._constants
         data = memory[buffer.offset : buffer.offset + buffer.bytes]
-        return data.view(buffer.dtype).reshape(shape)
+        return data.view(ELEMENTS.get(buffer.dtype, buffer.dtype)).reshape(shape)
 
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:

@@ -14,6 +14,7 @@ import numpy as np
 
 from emulator.activity import Array
 from emulator.errors import EmulationError
+from emulator.narrow import NARROW, bits_of, numbers_of
 from emulator.races import ATOMIC, READ, WRITE
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Pointer:
     ``items`` are the elements of all blocks, ``extent`` those that a thread may touch; they begin
     at ``base`` in ``items``, and what the kernel calls element 0 is number ``offset`` of them;
     None stands for 0.
-    ``log`` keeps accesses, where other threads may be in the way.
+    ``log`` keeps accesses, where other threads may be in the way. ``kind`` is ``float16`` or
+    ``bfloat16`` where items are the bits of what kernels see as float32.
     """
 
     name: str
@@ -40,17 +42,27 @@ class Pointer:
     base: Any = None
     offset: Any = None
     log: Any = None
+    kind: str = ""
 
     def typed(self, dtype: str) -> Pointer:
         """The same memory with elements of another type."""
-        items = self.items.view(dtype)
+        kind = dtype if dtype in NARROW else ""
+        items = self.items.view("uint16" if kind else dtype)
         per_item = self.items.itemsize / items.itemsize
         offset = self.offset
         if offset is not None:
             offset = np.multiply(offset, per_item).astype(np.int64)
         log = None if self.log is None else self.log.typed(items.itemsize)
         extent = int(self.extent * per_item)
-        return replace(self, items=items, extent=extent, offset=offset, log=log)
+        return replace(self, items=items, extent=extent, offset=offset, log=log, kind=kind)
+
+    def read(self, at: Any) -> Any:
+        """Elements as kernels see them."""
+        return numbers_of(self.kind, self.items[at])[()] if self.kind else self.items[at]
+
+    def written(self, value: Any) -> Any:
+        """What stands in memory for such a value."""
+        return bits_of(self.kind, value) if self.kind else value
 
     def __add__(self, bytes: Any) -> Pointer:
         """An address so many bytes further."""
@@ -110,7 +122,8 @@ def load(run: Execution, pointer: Any, index: Any, line: int) -> Any:
         return pointer.load(run, index, line)
     at = located(run, pointer, index, 1, line)
     note(run, pointer, READ, at, 1, line)
-    value = pointer.items[at]
+    banked(run, pointer, at, 1, line)
+    value = pointer.read(at)
     return int(value) if isinstance(value, np.integer) else value
 
 
@@ -121,36 +134,46 @@ def store(run: Execution, pointer: Any, index: Any, value: Any, line: int) -> No
         return
     at = located(run, pointer, index, 1, line)
     note(run, pointer, WRITE, at, 1, line)
-    put(run, pointer.items, at, value)
+    banked(run, pointer, at, 1, line)
+    put(run, pointer.items, at, pointer.written(value))
 
 
-def load4(run: Execution, pointer: Pointer, index: Any, line: int) -> tuple[Any, ...]:
-    """Four neighbouring float32 in one access."""
-    at = located(run, pointer, index, 4, line)
-    note(run, pointer, READ, at, 4, line)
-    return tuple(pointer.items[at + k] for k in range(4))
+def neighbours(count: int) -> Callable[..., tuple[Any, ...]]:
+    """So many neighbouring float32 in one access."""
+
+    def load(run: Execution, pointer: Pointer, index: Any, line: int) -> tuple[Any, ...]:
+        at = located(run, pointer, index, count, line)
+        note(run, pointer, READ, at, count, line)
+        banked(run, pointer, at, count, line)
+        return tuple(pointer.read(at + k) for k in range(count))
+
+    return load
 
 
-def store4(run: Execution, pointer: Pointer, index: Any, *values: Any, line: int) -> None:
-    """Store four neighbouring float32 in one access."""
-    at = located(run, pointer, index, 4, line)
-    note(run, pointer, WRITE, at, 4, line)
+def store_neighbours(run: Execution, pointer: Pointer, index: Any, *values: Any, line: int) -> None:
+    """Store neighbouring float32 in one access."""
+    at = located(run, pointer, index, len(values), line)
+    note(run, pointer, WRITE, at, len(values), line)
+    banked(run, pointer, at, len(values), line)
     for k, value in enumerate(values):
-        put(run, pointer.items, at + k, value)
+        put(run, pointer.items, at + k, pointer.written(value))
 
 
-def store_pair(run: Execution, pointer: Pointer, index: Any, pair: Any, line: int) -> None:
-    """Store a register of two 16-bit elements in one access."""
-    at = located(run, pointer, index, 2, line)
-    note(run, pointer, WRITE, at, 2, line)
-    put(run, pointer.items, at, np.bitwise_and(pair, 0xFFFF))
-    put(run, pointer.items, at + 1, np.right_shift(pair, 16))
+def store_pairs(run: Execution, pointer: Pointer, index: Any, *pairs: Any, line: int) -> None:
+    """Store registers of two 16-bit elements each in one access."""
+    at = located(run, pointer, index, 2 * len(pairs), line)
+    note(run, pointer, WRITE, at, 2 * len(pairs), line)
+    banked(run, pointer, at, 2 * len(pairs), line)
+    for k, pair in enumerate(pairs):
+        put(run, pointer.items, at + 2 * k, np.bitwise_and(pair, 0xFFFF))
+        put(run, pointer.items, at + 2 * k + 1, np.right_shift(pair, 16))
 
 
 def atomic_add(run: Execution, pointer: Pointer, index: Any, value: Any, line: int) -> None:
     """Add to a float32 that other threads add to as well."""
     at = located(run, pointer, index, 1, line)
     note(run, pointer, ATOMIC, at, 1, line)
+    banked(run, pointer, at, 1, line)
     at, value = (np.broadcast_to(v, run.threads)[run.active(run.mask)] for v in (at, value))
     np.add.at(pointer.items, at, as_float32(value))
 
@@ -210,6 +233,12 @@ def note(run: Execution, pointer: Pointer, kind: str, at: Any, width: int, line:
     """Keep an access for the comparison with those of other threads."""
     if pointer.log is not None:
         pointer.log.add(kind, at, width, run.mask, line)
+
+
+def banked(run: Execution, pointer: Pointer, at: Any, width: int, line: int) -> None:
+    """Count an access to the banks of shared memory, where somebody wants to know."""
+    if run.banks is not None and pointer.space == "shared":
+        run.banks.add(run, pointer, at, width, line)
 
 
 def report(run: Execution, outside: Any, index: Any, memory: Any, extent: int, line: int) -> None:

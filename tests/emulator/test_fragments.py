@@ -11,15 +11,35 @@ from emulator import EmulationError
 from emulator.sources import run
 from emulator.test_kernels import nothing, numbers
 
-TF32 = """
+HEAD = """
 def tiles(a, b, c, d, n):
     a = floats(a)
     b = floats(b)
     c = floats(c)
     d = floats(d)
-    group = cuda.threadIdx.x // 4
-    member = cuda.threadIdx.x % 4
+    lane = cuda.threadIdx.x
+    group = lane // 4
+    member = lane % 4
     tile = cuda.blockIdx.x
+"""
+TAIL = """\
+    at = tile * 128 + group * 8 + member * 2
+    c0, c1, c2, c3 = c[at], c[at + 1], c[at + 64], c[at + 65]
+    c0, c1, c2, c3 = mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
+    d[at] = c0
+    d[at + 1] = c1
+    d[at + 64] = c2
+    d[at + 65] = c3
+"""
+
+
+def tiles(loading, instruction):
+    """A kernel that multiplies a pair of tiles a warp, from the statements that load fragments."""
+    return HEAD + loading.lstrip("\n") + TAIL.replace("mma(", f"{instruction}(")
+
+
+TF32 = tiles(
+    """
     first = tile * 128
     a0 = to_tf32(a[first + group * 8 + member])
     a1 = to_tf32(a[first + (group + 8) * 8 + member])
@@ -27,25 +47,12 @@ def tiles(a, b, c, d, n):
     a3 = to_tf32(a[first + (group + 8) * 8 + member + 4])
     b0 = to_tf32(b[tile * 64 + member * 8 + group])
     b1 = to_tf32(b[tile * 64 + (member + 4) * 8 + group])
-    at = tile * 128 + group * 8 + member * 2
-    c0, c1 = c[at], c[at + 1]
-    c2, c3 = c[at + 64], c[at + 65]
-    c0, c1, c2, c3 = mma_tf32_m16n8k8(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-    d[at] = c0
-    d[at + 1] = c1
-    d[at + 64] = c2
-    d[at + 65] = c3
-"""
+""",
+    "mma_tf32_m16n8k8",
+)
 
-PAIRS = """
-def tiles(a, b, c, d, n):
-    a = floats(a)
-    b = floats(b)
-    c = floats(c)
-    d = floats(d)
-    group = cuda.threadIdx.x // 4
-    member = cuda.threadIdx.x % 4
-    tile = cuda.blockIdx.x
+PAIRS = tiles(
+    """
     i = tile * 256 + group * 16 + member * 2
     a0 = pack_half2(a[i], a[i + 1])
     a1 = pack_half2(a[i + 128], a[i + 129])
@@ -54,26 +61,15 @@ def tiles(a, b, c, d, n):
     j = tile * 128 + member * 2 * 8 + group
     b0 = pack_half2(b[j], b[j + 8])
     b1 = pack_half2(b[j + 64], b[j + 72])
-    at = tile * 128 + group * 8 + member * 2
-    c0, c1, c2, c3 = c[at], c[at + 1], c[at + 64], c[at + 65]
-    c0, c1, c2, c3 = mma_f16_m16n8k16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-    d[at] = c0
-    d[at + 1] = c1
-    d[at + 64] = c2
-    d[at + 65] = c3
-"""
+""",
+    "mma_f16_m16n8k16",
+)
 BFLOATS = PAIRS.replace("pack_half2", "pack_bfloat2").replace("mma_f16", "mma_bf16")
 
-LDMATRIX = """
-def tiles(a, b, c, d, n):
-    a = floats(a)
-    b = floats(b)
-    c = floats(c)
-    d = floats(d)
+LDMATRIX = tiles(
+    """
     left = shared_halves(384)
     right = shared_halves(256)
-    lane = cuda.threadIdx.x
-    tile = cuda.blockIdx.x
     for k in range(4):
         row = k * 4 + lane // 8
         column = lane % 8 * 2
@@ -87,29 +83,18 @@ def tiles(a, b, c, d, n):
     cuda.syncwarp()
     a0, a1, a2, a3 = ldmatrix_x4(left, lane % 16 * 24 + lane // 16 * 8)
     b0, b1 = ldmatrix_x2_trans(right, lane % 16 * 16)
-    at = tile * 128 + lane // 4 * 8 + lane % 4 * 2
-    c0, c1, c2, c3 = c[at], c[at + 1], c[at + 64], c[at + 65]
-    c0, c1, c2, c3 = mma_f16_m16n8k16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-    d[at] = c0
-    d[at + 1] = c1
-    d[at + 64] = c2
-    d[at + 65] = c3
-"""
+""",
+    "mma_f16_m16n8k16",
+)
 TRANSPOSED = (
     LDMATRIX.replace("b0, b1 = ldmatrix_x2_trans(right, lane % 16 * 16)", """\
 b0, b1, b2, b3 = ldmatrix_x4_trans(right, lane % 16 * 16)""")
 )  # fmt: skip
 """Two more matrices are read than needed."""
-SHARED_TF32 = """
-def tiles(a, b, c, d, n):
-    a = floats(a)
-    b = floats(b)
-    c = floats(c)
-    d = floats(d)
+SHARED_TF32 = tiles(
+    """
     left = shared_floats(192)
     right = shared_floats(96)
-    lane = cuda.threadIdx.x
-    tile = cuda.blockIdx.x
     copy_async16(left, lane // 2 * 12 + lane % 2 * 4, a, tile * 128 + lane * 4, True)
     copy_async_commit()
     for k in range(2):
@@ -118,14 +103,9 @@ def tiles(a, b, c, d, n):
     cuda.syncthreads()
     a0, a1, a2, a3 = ldmatrix_x4(left, lane % 16 * 12 + lane // 16 * 4)
     b0, b1 = ldmatrix_x2(right, lane % 8 * 12 + lane // 8 % 2 * 4)
-    at = tile * 128 + lane // 4 * 8 + lane % 4 * 2
-    c0, c1, c2, c3 = c[at], c[at + 1], c[at + 64], c[at + 65]
-    c0, c1, c2, c3 = mma_tf32_m16n8k8(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-    d[at] = c0
-    d[at + 1] = c1
-    d[at + 64] = c2
-    d[at + 65] = c3
-"""
+""",
+    "mma_tf32_m16n8k8",
+)
 
 KERNELS = {
     "tf32": (TF32, 8),

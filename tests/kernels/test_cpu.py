@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from kernels_by_samples import SAMPLES, check_forward, check_gradients
 
 import convdsl
 from convdsl.compiler import compile, lower
 from convdsl.ops import registry
 from convdsl.runtime.cpu import CpuMachine
 from convdsl.runtime.interpreter import evaluate
-
-SAMPLES = [s for op in registry().values() for s in op.samples]
 
 
 def run(graph, arrays, batch, loss=None):
@@ -34,26 +33,12 @@ def run(graph, arrays, batch, loss=None):
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_the_kernel_is_the_interpreter(sample):
-    graph = sample_network(sample).graph
-    for batch in (1, 3):
-        arrays = positive_buffers(graph, random_arrays(graph, batch, seed=batch))
-        expected = evaluate(graph, arrays)["output"]
-        assert relative_error(run(graph, arrays, batch)["output"], expected) < 1e-5
+    check_forward(run, sample, 1e-5)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_compiled_gradients_are_the_interpreters(sample):
-    """With the cross-entropy of the flattened result as the loss."""
-    text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
-    graph = convdsl.load_source(text).graph
-    lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
-    expected = evaluate(lowered, arrays)
-    actual = run(graph, arrays, 5, "cross_entropy")
-    # What variables become is compared with torch elsewhere.
-    assert set(actual) == {name for name in expected if not name.endswith("'")}
-    for name, value in actual.items():
-        assert relative_error(value, expected[name]) < 2e-5, name
+    check_gradients(run, sample, 2e-5)
 
 
 CONVOLUTIONS = [

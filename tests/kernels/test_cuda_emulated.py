@@ -3,69 +3,34 @@
 The emulator reports races, accesses out of bounds and the like by itself: see `emulator`.
 """
 
+import math
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from emulator import EmulatedMachine, EmulationError, compile_emulated, launch, machine
+from emulated import run
+from emulator import EmulationError, compile_emulated, launch, machine
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from kernels_by_samples import SAMPLES, check_forward, check_gradients
 from random_networks import Writer
 
 import convdsl
 from convdsl.compiler import lower
-from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient
+from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient, winograd
 from convdsl.ops import registry
+from convdsl.plan import plan
 from convdsl.runtime.interpreter import evaluate
-
-SAMPLES = [s for op in registry().values() for s in op.samples]
-
-
-def run(graph, arrays, batch, loss=None):
-    """All outputs of the emulated program, whose memory holds NaN before."""
-    program = compile_emulated(graph, batch, loss)
-    single = {n: in_single(a) for n, a in arrays.items()}
-    for name, array in program.variables.items():
-        if name in single:
-            array[...] = single[name]
-    emulated = program.machine
-    assert isinstance(emulated, EmulatedMachine)
-    emulated.prepare()
-    plan = program.plan
-    emulated.run(
-        {p.name: single[p.name] for p in plan.variables if p.role in ("input", "target")},
-        0,
-        plan.forward,
-    )
-    return {p.name: emulated.view(p.buffer, p.shape).copy() for p in plan.outputs}
-
-
-def in_single(array):
-    return np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_the_kernel_is_the_interpreter(sample):
-    graph = sample_network(sample).graph
-    for batch in (1, 3):
-        arrays = positive_buffers(graph, random_arrays(graph, batch, seed=batch))
-        expected = evaluate(graph, arrays)["output"]
-        assert relative_error(run(graph, arrays, batch)["output"], expected) < 1e-5
+    check_forward(run, sample, 1e-5)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
 def test_gradients_are_the_interpreters(sample):
-    """With the cross-entropy of the flattened result as the loss."""
-    text = f"net T {{\n  input {sample.input}\n  {sample.text}\n  flatten\n}}\n"
-    graph = convdsl.load_source(text).graph
-    lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(graph, random_arrays(lowered, 5, seed=5))
-    expected = evaluate(lowered, arrays)
-    actual = run(graph, arrays, 5, "cross_entropy")
-    # What variables become is compared with torch elsewhere.
-    assert set(actual) == {name for name in expected if not name.endswith("'")}
-    for name, value in actual.items():
-        assert relative_error(value, expected[name]) < 2e-5, name
+    check_gradients(run, sample, 2e-5)
 
 
 # -- random networks -------------------------------------------------------------------------
@@ -150,6 +115,57 @@ def only_tile(request, splits, monkeypatch):
 def test_every_tile_at_the_edges(shape, only_tile):
     text = f"net T {{ input {shape}\n {EVERYTHING} }}"
     check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
+
+
+# -- Winograd --------------------------------------------------------------------------------
+
+TRANSFORMED = [
+    # channels, filters, window, size, pad: tiles that stick out, whole accesses and single ones
+    (8, 12, "3x3", "12x12", "pad=1"),
+    (5, 7, "3x3", "9x11", ""),
+    (5, 9, "3x3", "8x10", "pad=[(2, 1), (0, 2)]"),
+    (6, 8, "5x5", "10x8", "pad=2"),
+]
+
+FORMS = [(c, f) for c in TRANSFORMED for f in winograd.FORMS if c[2] == f"{f.window}x{f.window}"]
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS, ids=str)
+@pytest.mark.parametrize("tail", ["-> leaky_relu 0.1", "bias=off -> bn -> tanh"])
+def test_winograds_convolution_is_the_interpreters(case, form, tail, monkeypatch):
+    channels, filters, window, size, pad = case
+    monkeypatch.setattr(winograd, "_cycles", lambda family, f: 0.0 if f == form else math.inf)
+    text = f"net T {{ input 3@{size}\n conv {channels}@1 -> tanh -> conv {filters}@{window} {pad} "
+    graph = convdsl.load_source(text + f"{tail} -> flatten }}").graph
+    lowered = lower(graph, "cross_entropy")
+    planned = plan(lowered, 3, target.CudaTarget())
+    done = [s.kernel.name for s in planned.steps if s.kernel.name.startswith("winograd_results")]
+    assert len(done) == 2, "forward, and the gradient by the input"
+    arrays = positive_buffers(lowered, random_arrays(lowered, 3))
+    expected = evaluate(lowered, arrays)
+    # Its transforms round some ten times as much as a sum does.
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "chosen"),
+    [
+        ("input 256@14x14; conv 256@3x3 pad=1", 32, "F(4×4, 3×3)"),
+        ("input 64@56x56; conv 64@3x3 pad=1", 32, "F(4×4, 3×3)"),
+        ("input 64@28x28; conv 64@5x5 pad=2", 32, "F(2×2, 5×5)"),
+        ("input 512@7x7; conv 512@3x3 pad=1", 1, ""),  # weights would be four times as many
+        ("input 3@224x224; conv 64@3x3 pad=1", 32, ""),  # little to add up for what is moved
+        ("input 64@56x56; conv 64@3x3/2 pad=1", 32, ""),
+    ],
+)
+def test_winograd_is_chosen_where_it_pays(text, batch, chosen):
+    graph = lower(convdsl.load_source(f"net T {{ {text} }}").graph)
+    reasons = {s.reason for s in plan(graph, batch, target.CudaTarget()).steps}
+    assert any("Winograd" in reason for reason in reasons) == bool(chosen), reasons
+    assert any(chosen in reason for reason in reasons)
+    for device in (target.CudaTarget("fp32", exact=True), target.CudaTarget("tf32")):
+        assert not any("Winograd" in s.reason for s in plan(graph, batch, device).steps)
 
 
 # -- training --------------------------------------------------------------------------------

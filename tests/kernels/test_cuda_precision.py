@@ -2,7 +2,10 @@
 
 Factors are rounded to the precision, sums are float32. So integers are exact, and other results
 are off by what rounding two factors of a product does: 2⁻¹¹ each in tf32 and fp16, 2⁻⁸ in bf16.
+(Feature maps of 16 bits: see `test_cuda_narrow`.)
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +13,14 @@ from emulator import EmulatedMachine, compile_emulated, launch
 from helpers import relative_error
 
 import convdsl
-from convdsl.compiler import LOSS_SCALE, emit, lower
+from convdsl.compiler import LOSS_SCALE, emit, laid_out, lower
 from convdsl.kernels.cuda import convolution, product, tiles, weight_gradient
+from convdsl.kernels.cuda.narrow import convolution as narrow_convolution
+from convdsl.kernels.cuda.narrow import weight_gradient as narrow_weight_gradient
 from convdsl.kernels.cuda.target import CudaTarget
 from convdsl.ops.families import Convolution, Geometry, Product
 from convdsl.plan import plan
+from convdsl.plan.model import Stored
 from convdsl.runtime.assembler import assemble
 from convdsl.runtime.cuda_compilation import ptx
 from convdsl.runtime.program import Program
@@ -49,7 +55,8 @@ def only(monkeypatch):
         def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
             return honest(rows, columns, inner, batch, (tile,), splittable)
 
-        for module in (convolution, product, weight_gradient):
+        narrow = (narrow_convolution, narrow_weight_gradient)
+        for module in (convolution, product, weight_gradient, *narrow):
             monkeypatch.setattr(module, "choose", chosen)
 
     return use
@@ -105,8 +112,9 @@ def test_gradients_too_small_for_half_precision_are_scaled_while_they_are_comput
         ("scaled", "fp16", LOSS_SCALE["fp16"]),
         ("plain", "fp16", 1.0),
     ):
-        lowered = lower(graph, "cross_entropy", scale=scale)
-        planned = plan(lowered, 9, CudaTarget(precision))
+        device = CudaTarget(precision)
+        lowered = laid_out(lower(graph, "cross_entropy", scale=scale), device)
+        planned = plan(lowered, 9, device)
         program = Program(lowered, planned)
         program.attach(EmulatedMachine(planned, program.variables))
         # Weights that half precision represents, whose product it does not.
@@ -120,27 +128,42 @@ def test_gradients_too_small_for_half_precision_are_scaled_while_they_are_comput
     assert relative_error(found["plain"], found["exact"]) > 0.1
 
 
-def layer(direction):
+def layer(direction, precision):
+    """A convolution in the layout and on the types that it has in that precision."""
     geometry = Geometry((14, 14), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1))
-    return Convolution(direction, 32, 256, 256, 1, geometry)
+    family = Convolution(direction, 32, 256, 256, 1, geometry)
+    if precision not in tiles.NARROW:
+        return family
+    element = tiles.NARROW[precision]
+    types = (
+        (element, element, "float32") if direction == "weight" else (element, "float32", element)
+    )
+    return Stored(replace(family, x_lanes=8, y_lanes=8), types)
 
 
 def assembled(family, precision, arch):
     for call in CudaTarget(precision).recipe(family).calls:
+        if f"_{precision}" not in call.kernel.name:
+            continue
         text = ptx(call.kernel, arch)
         usage = assemble(text, arch)
         assert usage.spills == usage.stack == 0, (call.kernel.name, usage)
-        if precision in call.kernel.name:
-            assert INSTRUCTION[precision] in text
-            assert "cp.async" in text
-            return
+        assert INSTRUCTION[precision] in text
+        assert ("cp.async" in text) or isinstance(family, Product)
+        assert ("ldmatrix" in text) == (precision in tiles.NARROW)
+        return
     raise AssertionError(f"no kernel in {precision}")
 
 
 @pytest.mark.parametrize(
     ("precision", "family"),
-    [("tf32", layer("forward")), ("bf16", layer("weight")), ("fp16", Product(64, 512, 256))],
-    ids=PRECISIONS,
+    [
+        ("tf32", layer("forward", "tf32")),
+        ("bf16", layer("weight", "bf16")),
+        ("bf16", layer("forward", "bf16")),
+        ("fp16", Product(64, 512, 256)),
+    ],
+    ids=str,
 )
 def test_kernels_multiply_on_tensor_cores_and_keep_to_registers(precision, family):
     assembled(family, precision, "sm_80")
@@ -153,7 +176,7 @@ def test_every_tile_keeps_to_registers(precision, tile, arch, only):
     only(tile)
     families = [Product(64, 512, 256, transpose_b=True)]
     if tile in tiles.tiles_for(precision, gathering=True):
-        families += [layer("forward"), layer("input"), layer("weight")]
+        families += [layer(d, precision) for d in ("forward", "input", "weight")]
     for family in families:
         assembled(family, precision, arch)
 
@@ -161,6 +184,7 @@ def test_every_tile_keeps_to_registers(precision, tile, arch, only):
 def test_the_plan_says_the_precision():
     text = emit(convdsl.load("vgg16"), "plan", "cuda", batch=8, precision="bf16")
     assert "a warp in bf16" in text
+    assert " bfloat16 " in text
 
 
 def test_the_cpu_has_one_precision():

@@ -46,12 +46,12 @@ def gradient_graph(graph):
 
 def run_compiled(graph, lowered, given, expected, seed, text, batch):
     from convdsl import passes
-    from convdsl.compiler import _laid_out, _target
+    from convdsl.compiler import _target, laid_out
     from convdsl.plan import plan
     from convdsl.runtime.cpu import CpuMachine
 
     target = _target("cpu")
-    planned = plan(_laid_out(passes.fuse(lowered), target), batch, target)
+    planned = plan(laid_out(passes.fuse(lowered), target), batch, target)
     single = {
         n: np.ascontiguousarray(a, np.float32 if a.dtype.kind == "f" else np.int64)
         for n, a in given.items()

@@ -5,6 +5,7 @@ one with the longest text; the slow run all of them for both architectures.
 """
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from convdsl.runtime.assembler import Usage, assemble
 from convdsl.runtime.cuda_compilation import ptx
 
+NETWORKS = ["lenet5", "alexnet", "vgg16", "resnet18", "resnet50"]
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "offline.py"
 
 
@@ -37,20 +39,41 @@ def check(found, arch):
 
 
 def test_a_kernel_of_every_kind_keeps_to_registers(offline):
-    longest = {}
-    for kernel in offline.kernels(["lenet5", "alexnet", "vgg16", "resnet18", "resnet50"]).values():
-        known = longest.setdefault(kernel.name, kernel)
+    found = longest(offline.kernels(NETWORKS).values())
+    assert len(found) > 50
+    check(found, "sm_80")
+
+
+def test_a_kernel_of_every_generator_for_16_bits_keeps_to_registers(offline):
+    """The longest of all its tiles, each of which `test_cuda_precision` assembles."""
+    plain = {generator(k) for k in offline.kernels(["lenet5", "resnet18"]).values()}
+    found = offline.kernels(["lenet5", "resnet18"], precision="bf16").values()
+    kept = longest((k for k in found if generator(k) not in plain), generator)
+    assert len(kept) > 10
+    check(kept, "sm_90")
+
+
+def generator(kernel):
+    """A kernel's name without its tile."""
+    return re.sub(r"_\d+x\d+", "", kernel.name)
+
+
+def longest(found, key=lambda kernel: kernel.name):
+    """Of all kernels of a key, such as their name, the one with the longest text."""
+    kept = {}
+    for kernel in found:
+        known = kept.setdefault(key(kernel), kernel)
         if len(kernel.source) > len(known.source):
-            longest[kernel.name] = kernel
-    assert len(longest) > 50
-    check(list(longest.values()), "sm_80")
+            kept[key(kernel)] = kernel
+    return list(kept.values())
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("network", ["lenet5", "alexnet", "vgg16", "resnet18", "resnet50"])
-def test_all_kernels_of_the_networks_keep_to_registers(offline, network, arch):
-    check(list(offline.kernels([network]).values()), arch)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_all_kernels_of_the_networks_keep_to_registers(offline, network, arch, precision):
+    check(list(offline.kernels([network], precision=precision).values()), arch)
 
 
 def test_the_tool_prints_a_line_for_every_kernel(offline, tmp_path):

@@ -15,6 +15,7 @@ from convdsl.kernels.cpu import (
     weight_gradient,
     winograd,
 )
+from convdsl.kernels.winograd import Form
 from convdsl.ops.families import (
     Convolution,
     Family,
@@ -40,6 +41,7 @@ class CpuTarget:
     threads: int = 1
     exact: bool = False
     name: str = "cpu"
+    storage: str = "float32"
 
     def recipe(self, family: Family) -> Recipe:
         """The fastest way there is for the family; its loop nest where there is no other."""
@@ -62,5 +64,5 @@ class CpuTarget:
                 return maps.recipe(family, self.lanes) or nests.recipe(family)
         return nests.recipe(family)
 
-    def _winograd(self, family: Convolution) -> winograd.Form | None:
+    def _winograd(self, family: Convolution) -> Form | None:
         return None if self.exact else winograd.form_of(family, self.threads)

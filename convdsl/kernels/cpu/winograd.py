@@ -1,11 +1,9 @@
 """Winograd's convolution on the CPU: 3×3 and 5×5 at stride 1 with a third of the multiplications.
 
-F(4×4, 3×3), F(2×2, 5×5) and F(2×2, 3×3) of Lavin and Gray 2016: tiles of inputs, transformed, are
-multiplied with the transformed weights as products of matrices, one per element of a tile, and
-transformed back. The first two have tiles of 6×6 and the points 0, ±1, ±2 and ∞, so that they share
-the inputs' transform; the last has tiles of 4×4, for images so small that reading the weights is
-what takes time. Groups of tiles go through all three steps while they are in the cache (Jia et al.
-2018). It rounds some ten times as much as the direct sum.
+Tiles of inputs, transformed, are multiplied with the transformed weights as products of matrices,
+one per element of a tile, and transformed back (`kernels.winograd`). F(2×2, 3×3) is for images so
+small that reading the weights is what takes time. Groups of tiles go through all three steps while
+they are in the cache (Jia et al. 2018). It rounds some ten times as much as the direct sum.
 """
 
 from __future__ import annotations
@@ -18,6 +16,13 @@ from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
 from convdsl.kernels.sizes import sizes_of
+from convdsl.kernels.winograd import (
+    FORMS,
+    Form,
+    transformed_back,
+    transformed_inputs,
+    transformed_weights,
+)
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
@@ -27,26 +32,6 @@ STREAM = 4
 """Bytes of weights that come from memory in the time of a vector's multiply-add."""
 MOVED = 6
 """Such times that a vector's way through the transforms takes, at each point of a tile."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """F(side×side, window×window)."""
-
-    side: int
-    window: int
-
-    @property
-    def reach(self) -> int:
-        """Rows and columns of inputs of a tile."""
-        return self.side + self.window - 1
-
-    @property
-    def points(self) -> int:
-        return self.reach * self.reach
-
-
-FORMS = (Form(4, 3), Form(2, 5), Form(2, 3))
 
 
 @dataclass(frozen=True)
@@ -174,9 +159,9 @@ def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel
     ]
     for column in range(window):
         weights = [f"g{r * window + column}" for r in range(window)]
-        body += _indent(3, _spread(form, weights, f"h{column}_"))
+        body += _indent(3, transformed_weights(form, weights, f"h{column}_"))
     for row in range(reach):
-        body += _indent(3, _spread(form, [f"h{c}_{row}" for c in range(window)], "u"))
+        body += _indent(3, transformed_weights(form, [f"h{c}_{row}" for c in range(window)], "u"))
         for column in range(reach):
             point = row * reach + column
             body.append(f"            store(packed, at + {point} * C * {wide}, u{column})")
@@ -190,72 +175,6 @@ def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel
         ("contract",),
         lanes,
     )
-
-
-def _spread(form: Form, g: list[str], name: str) -> list[str]:
-    """G·g for a column of weights: their polynomial at the form's points, scaled."""
-
-    def at(point: int, scale: float) -> list[str]:
-        """The polynomial at a point and at its negative."""
-
-        def part(start: int) -> str:
-            terms = range(start, len(g), 2)
-            return " + ".join(f"{g[k]} * float32({point**k * scale!r})" for k in terms)
-
-        place = 2 * point
-        return [
-            f"even = {part(0)}",
-            f"odd = {part(1)}",
-            f"{name}{place - 1} = even + odd",
-            f"{name}{place} = even - odd",
-        ]
-
-    if form.reach == 4:
-        return [f"{name}0 = {g[0]}", *at(1, 0.5), f"{name}3 = {g[-1]}"]
-    first = f"{name}0 = {g[0]} * float32(0.25)"
-    return [first, *at(1, -1 / 6), *at(2, 1 / 24), f"{name}5 = {g[-1]}"]
-
-
-def _inputs(d: list[str]) -> list[str]:
-    """Bᵀ·d for a column of a tile: as many expressions more, over their shared parts."""
-    if len(d) == 4:
-        return [
-            f"r0 = {d[0]} - {d[2]}",
-            f"r1 = {d[1]} + {d[2]}",
-            f"r2 = {d[2]} - {d[1]}",
-            f"r3 = {d[3]} - {d[1]}",
-        ]
-    return [
-        f"far = {d[4]} - {d[2]} * float32(4.0)",
-        f"near = {d[3]} - {d[1]} * float32(4.0)",
-        f"last = {d[4]} - {d[2]}",
-        f"twice = ({d[3]} - {d[1]}) * float32(2.0)",
-        f"r0 = ({d[0]} * float32(4.0) - {d[2]} * float32(5.0)) + {d[4]}",
-        "r1 = far + near",
-        "r2 = far - near",
-        "r3 = last + twice",
-        "r4 = last - twice",
-        f"r5 = ({d[1]} * float32(4.0) - {d[3]} * float32(5.0)) + {d[5]}",
-    ]
-
-
-def _outputs(m: list[str], side: int) -> list[str]:
-    """Aᵀ·m for a column of products: the expressions of ``side`` results."""
-    pairs = (len(m) - 2) // 2
-    lines = []
-    for k in range(1, pairs + 1):
-        lines.append(f"sum{k} = {m[2 * k - 1]} + {m[2 * k]}")
-        lines.append(f"less{k} = {m[2 * k - 1]} - {m[2 * k]}")
-    for row in range(side):
-        # The powers of the points 1 and 2, of −1 and −2 with their signs.
-        name = "less" if row % 2 else "sum"
-        terms = [
-            f"{name}{k}" + (f" * float32({k**row}.0)" if k**row > 1 else "")
-            for k in range(1, pairs + 1)
-        ]
-        ends = ([m[0]] if row == 0 else []) + ([m[-1]] if row == side - 1 else [])
-        lines.append(f"r{row} = " + " + ".join([*terms, *ends]))
-    return lines
 
 
 SIZES = ("N", "C", "CB", "F", "FB", "H", "W", "OH", "OW", "PH", "PW")
@@ -330,14 +249,14 @@ def _transform_input(form: Form, channels: int, lanes: int) -> list[str]:
     for i in range(reach):
         test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
         lines.append(f"    d{i} = load(x, at + {i} * W * {channels}) if {test} else zero()")
-    lines += _indent(1, _inputs([f"d{i}" for i in range(reach)]))
+    lines += _indent(1, transformed_inputs([f"d{i}" for i in range(reach)]))
     lines += [
         f"    store(scratch, between + ({i * reach} + j) * {lanes}, r{i})" for i in range(reach)
     ]
     lines.append(f"for i in range({reach}):")
     for j in range(reach):
         lines.append(f"    d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})")
-    lines += _indent(1, _inputs([f"d{j}" for j in range(reach)]))
+    lines += _indent(1, transformed_inputs([f"d{j}" for j in range(reach)]))
     lines.append(f"    at = own + ((i * {reach} * CB + cb) * held + t) * {channels} + first_lane")
     lines += [f"    store(scratch, at + {j} * CB * held * {channels}, r{j})" for j in range(reach)]
     return [f"for first_lane in range(0, {channels}, {lanes}):", *_indent(1, lines)]
@@ -385,7 +304,7 @@ def _transform_output(form: Form, tile: Tile, finish: lanewise.Finish, lanes: in
         f"    for j in range({reach}):",
         f"        at = products + (j * held + t) * {wide} + v * {lanes}",
         *(f"        d{i} = load(scratch, at + {i * reach} * held * {wide})" for i in range(reach)),
-        *_indent(2, _outputs([f"d{i}" for i in range(reach)], side)),
+        *_indent(2, transformed_back([f"d{i}" for i in range(reach)], side)),
         *(
             f"        store(scratch, between + ({i * reach} + j) * {lanes}, r{i})"
             for i in range(side)
@@ -395,7 +314,7 @@ def _transform_output(form: Form, tile: Tile, finish: lanewise.Finish, lanes: in
             f"        d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})"
             for j in range(reach)
         ),
-        *_indent(2, _outputs([f"d{j}" for j in range(reach)], side)),
+        *_indent(2, transformed_back([f"d{j}" for j in range(reach)], side)),
         "        pixel = (y0 + i) * OW + x0",
         f"        at = ((n * FB + fb) * P + pixel) * {lanes}",
         *_indent(2, results),

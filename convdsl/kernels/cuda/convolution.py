@@ -39,18 +39,20 @@ def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
     reason = ""
     for number, part in enumerate(parts):
         mark = str(number) if len(parts) > 1 else ""
-        reason = _Plan(family, part, mark, precision).add(calls, temporaries)
+        reason = Planned(family, part, mark, precision).add(calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Planned:
     """How one part of a convolution is computed."""
 
     original: Convolution
     part: Part
     mark: str
     precision: str
+    operands: tuple[str, str, str] = ("in0", "", "out")
+    """What x, the packed weights and the result are called; weights without a name are packed."""
 
     @property
     def family(self) -> Convolution:
@@ -87,30 +89,41 @@ class _Plan:
         """Whether slices run over channels and windows alike, for there are few channels."""
         return -(-self.channels // depth) * depth > WASTE * self.channels and self.sizes.taps > 1
 
+    @property
+    def slices(self) -> int:
+        if self.flat(DEPTH):
+            return -(-self.channels * self.sizes.taps // DEPTH)
+        return -(-self.channels // DEPTH) * self.sizes.taps
+
+    @property
+    def work(self) -> Work:
+        """The fastest tile and split."""
+        return choose(
+            self.filters,
+            [self.family.batch * self.sizes.outputs],
+            self.slices * DEPTH,
+            self.family.groups,
+            tiles_for(self.precision, gathering=not self.pointwise),
+            splittable=not self.spread and self.operands[2] == "out",
+        )
+
     def add(self, calls: list[Call], temporaries: list[tuple[str, int]]) -> str:
         """Add the calls and temporaries; returns how the part is computed, for people."""
-        family, s = self.family, self.sizes
+        family, s, slices = self.family, self.sizes, self.slices
         depth = DEPTH
         flat = self.flat(depth)
-        slices = -(-self.channels * s.taps // depth)
-        if not flat:
-            slices = -(-self.channels // depth) * s.taps
         pixels = family.batch * s.outputs
-        work = choose(
-            self.filters,
-            [pixels],
-            slices * depth,
-            family.groups,
-            tiles_for(self.precision, gathering=not self.pointwise),
-            splittable=not self.spread,
-        )
-        self._pack(calls, temporaries, flat)
+        work = self.work
+        x, packed, y = self.operands
+        if not packed:
+            packed = f"packed{self.mark}"
+            self._pack(calls, temporaries, flat, packed)
         operands = [f"in{k}" for k in range(2, 2 + family.bias + _extra(family))]
         width = 1 if s.outputs % QUAD or self.spread else QUAD
         result = Result(width, "b" if family.bias else "", "channel", planar(family.epilogue))
         partial = work.splits > 1
         size = family.batch * family.filters * s.outputs
-        target = f"partials{self.mark}" if partial else "out"
+        target = f"partials{self.mark}" if partial else y
         tiles = (-(-self.filters // work.tile.rows), -(-pixels // work.tile.columns))
         made = self._kernel(work.tile, result, flat, partial)
         named = {
@@ -143,7 +156,7 @@ class _Plan:
         calls.append(
             Call(
                 made,
-                ("in0", self._packed, *used, target),
+                (x, packed, *used, target),
                 tuple(named[name] for name in made.sizes),
                 work.blocks,
                 size * self.channels * s.taps,
@@ -164,22 +177,20 @@ class _Plan:
         return f"{how}, {work.reason}"
 
     @property
-    def _packed(self) -> str:
-        return f"packed{self.mark}"
-
-    @property
     def _width(self) -> int:
         """Filters of a group in packed weights: whole accesses."""
         return -(-self.filters // QUAD) * QUAD
 
-    def _pack(self, calls: list[Call], temporaries: list[tuple[str, int]], flat: bool) -> None:
+    def _pack(
+        self, calls: list[Call], temporaries: list[tuple[str, int]], flat: bool, packed: str
+    ) -> None:
         """Add the call that packs the weights."""
         s = self.sizes
         rows = self.channels * s.taps
-        temporaries.append((self._packed, max(1, self.family.groups * rows * self._width)))
+        temporaries.append((packed, max(1, self.family.groups * rows * self._width)))
         if rows:
             to = (rows, self._width, s)
-            calls.append(_pack_call(self.original, self.part, to, flat, self._packed))
+            calls.append(_pack_call(self.original, self.part, to, flat, packed))
 
     def _kernel(self, tile: Tile, result: Result, flat: bool, partial: bool) -> Kernel:
         s = self.sizes

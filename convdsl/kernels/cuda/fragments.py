@@ -1,8 +1,8 @@
 """Slices multiplied on tensor cores: which lane of a warp holds which element of which factor.
 
-Slices lie in shared memory as float32 and are rounded on their way into registers, so that
-whatever is loaded and stored is the same in every precision. (PTX ISA, matrix fragments for
-``mma.m16n8k8`` in tf32 and ``mma.m16n8k16`` in bf16 and fp16.)
+Slices for tf32 lie in shared memory as float32 and are rounded on their way into registers. Those
+for bf16 and fp16 have been rounded before, and come into registers by matrices of 8×8 (ldmatrix).
+(PTX ISA, matrix fragments for ``mma.m16n8k8`` in tf32 and ``mma.m16n8k16`` in bf16 and fp16.)
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 from convdsl.kernels.cuda.frame import EVERY, indent, over
 from convdsl.kernels.cuda.tiles import Tile
 
-STEPS = {"tf32": 8, "bf16": 16, "fp16": 16}
-"""Rows of a slice that an instruction multiplies."""
 INSTRUCTIONS = {
     "tf32": "mma_tf32_m16n8k8",
     "bf16": "mma_bf16_m16n8k16",
     "fp16": "mma_f16_m16n8k16",
 }
-PACK = {"bf16": "pack_bfloat2", "fp16": "pack_half2"}
 
 
 def place(tile: Tile) -> list[str]:
@@ -40,35 +37,67 @@ def place(tile: Tile) -> list[str]:
 
 def multiplied(tile: Tile, a: int, b: int, sizes: tuple[int, int]) -> list[str]:
     """Statements that add the products of a slice, whose rows are ``a`` and ``b`` floats apart."""
-    step = STEPS[tile.precision]
-    first = "quarter" if tile.precision == "tf32" else "quarter * 2"
     lines = [
-        f"left_at = use * {sizes[0]} + (k + {first}) * {a} + warp_down + eighth",
-        f"right_at = use * {sizes[1]} + (k + {first}) * {b} + warp_across + eighth",
+        f"left_at = use * {sizes[0]} + (k + quarter) * {a} + warp_down + eighth",
+        f"right_at = use * {sizes[1]} + (k + quarter) * {b} + warp_across + eighth",
     ]
     for i in range(tile.height // 16):
         for number in range(4):
             # Registers are by rows, then by halves of the inner axis.
-            at = i * 16 + number % 2 * 8 + number // 2 * (step // 2) * a
-            lines.append(f"a{i}_{number} = {_rounded(tile, 'left', at, a)}")
+            at = i * 16 + number % 2 * 8 + number // 2 * 4 * a
+            lines.append(f"a{i}_{number} = to_tf32(left[left_at + {at}])")
     for j in range(tile.width // 8):
         for number in range(2):
-            at = j * 8 + number * (step // 2) * b
-            lines.append(f"b{j}_{number} = {_rounded(tile, 'right', at, b)}")
+            lines.append(f"b{j}_{number} = to_tf32(right[right_at + {j * 8 + number * 4 * b}])")
+    return [f"for k in range(0, {tile.depth}, 8):", *indent(1, [*lines, *_products(tile)])]
+
+
+def multiplied_narrow(
+    tile: Tile, a_across: bool, b_across: bool, sizes: tuple[int, int]
+) -> list[str]:
+    """Statements that add the products of a slice of 16 bits, laid out as `narrow.slices` says.
+
+    A thread gives the address of one row of four matrices: of A those are by rows, then by halves
+    of the inner axis, of B the other way round.
+    """
+    low, high = "(lane >> 3 & 1)", "(lane >> 4)"
+    left = _matrices("warp_down", low, high, tile.rows, tile.depth, a_across)
+    right = _matrices("warp_across", high, low, tile.columns, tile.depth, b_across)
+    lines = [f"left_at = use * {sizes[0]} + {left}", f"right_at = use * {sizes[1]} + {right}"]
+    for side, count, memory, across in (
+        ("a", tile.height // 16, "left", a_across),
+        ("b", tile.width // 16, "right", b_across),
+    ):
+        apart = 2 * tile.depth * 8 if across else 16 * 8
+        instruction = "ldmatrix_x4" + ("_trans" if across else "")
+        for i in range(count):
+            names = (
+                [f"a{i}_{number}" for number in range(4)]
+                if side == "a"
+                else [f"b{2 * i + number // 2}_{number % 2}" for number in range(4)]
+            )
+            place = f"{memory}_at + {i * apart}"
+            lines.append(f"{', '.join(names)} = {instruction}({memory}, {place})")
+    return [f"for k in range(0, {tile.depth}, 16):", *indent(1, [*lines, *_products(tile)])]
+
+
+def _matrices(warp: str, outer: str, inner: str, extent: int, depth: int, across: bool) -> str:
+    """Where a thread's row of four matrices begins, whose numbers ``outer`` and ``inner`` tell."""
+    if across:
+        rows = f"k + (lane & 7) + {inner} * 8"
+        return f"(({warp} >> 3) + {outer}) * {depth * 8} + ({rows}) * 8"
+    return f"((k >> 3) + {inner}) * {extent * 8} + ({warp} + (lane & 7) + {outer} * 8) * 8"
+
+
+def _products(tile: Tile) -> list[str]:
+    """Statements that add the products of all fragments."""
+    lines = []
     for i in range(tile.height // 16):
         for j in range(tile.width // 8):
             sums = ", ".join(f"total[{(i * tile.width // 8 + j) * 4 + k}]" for k in range(4))
             given = ", ".join([f"a{i}_{k}" for k in range(4)] + [f"b{j}_{k}" for k in range(2)])
             lines.append(f"{sums} = {INSTRUCTIONS[tile.precision]}({given}, {sums})")
-    return [f"for k in range(0, {tile.depth}, {step}):", *indent(1, lines)]
-
-
-def _rounded(tile: Tile, memory: str, at: int, stride: int) -> str:
-    """A register of a fragment: one element, or two neighbours along the inner axis."""
-    here = f"{memory}[{memory}_at + {at}]"
-    if tile.precision == "tf32":
-        return f"to_tf32({here})"
-    return f"{PACK[tile.precision]}({here}, {memory}[{memory}_at + {at + stride}])"
+    return lines
 
 
 def exchanged(tile: Tile) -> list[str]:

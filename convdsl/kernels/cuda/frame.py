@@ -7,13 +7,14 @@ have one dimension: a plan's unit of work is a block.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.families import Axis
-from convdsl.plan.model import Kernel
+from convdsl.plan.model import Call, Kernel, Recipe
 
-POINTER = {"float32": "floats", "int64": "ints"}
+POINTER = {"float32": "floats", "int64": "ints", "float16": "halves", "bfloat16": "bfloats"}
 PLAIN = 256
 """Threads of a block where nothing speaks for another number."""
 WARP = 32
@@ -32,10 +33,34 @@ def kernel(
     """A kernel from the statements of its body, which every thread of every block executes."""
     arguments = ", ".join([*(name for name, _ in pointers), *sizes])
     lines = [f"def {name}({arguments}):", f'{INDENT}"""{doc}"""']
-    lines += [f"{INDENT}{pointer} = {POINTER[dtype]}({pointer})" for pointer, dtype in pointers]
+    lines += [_typed(*pointer) for pointer in pointers]
     lines += [INDENT + line for line in body]
     source = "\n".join(lines) + "\n"
     return Kernel(name, tuple(pointers), tuple(sizes), source, threads=threads)
+
+
+def _typed(name: str, dtype: str) -> str:
+    """The statement that makes a buffer of an address."""
+    return f"{INDENT}{name} = {POINTER[dtype]}({name})"
+
+
+def stored(recipe: Recipe, dtypes: Sequence[str]) -> Recipe:
+    """The recipe on operands of other element types, whose last is the result's.
+
+    Nothing else changes: kernels see float32, whatever their buffers hold.
+    """
+    types = {f"in{k}": dtype for k, dtype in enumerate(dtypes[:-1])} | {"out": dtypes[-1]}
+    return replace(recipe, calls=tuple(_stored(call, types) for call in recipe.calls))
+
+
+def _stored(call: Call, types: Mapping[str, str]) -> Call:
+    source = call.kernel.source
+    pointers = []
+    for (name, dtype), operand in zip(call.kernel.pointers, call.operands, strict=True):
+        wanted = types.get(operand, dtype)
+        source = source.replace(_typed(name, dtype) + "\n", _typed(name, wanted) + "\n", 1)
+        pointers.append((name, wanted))
+    return replace(call, kernel=replace(call.kernel, source=source, pointers=tuple(pointers)))
 
 
 def indent(depth: int, lines: Iterable[str]) -> list[str]:

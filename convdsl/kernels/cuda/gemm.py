@@ -2,7 +2,7 @@
 
 A block walks its share of the inner axis slice by slice. Slices of both factors travel into shared
 memory behind the threads' backs (cp.async) while the one before is multiplied, each laid out so
-that a thread reads its rows and its columns four at a time.
+that a thread reads its rows and its columns four at a time. (Slices of 16 bits: see `narrow`.)
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ UNROLLED = 4
 """Rows of a slice whose products stand side by side, so that loads overlap with sums."""
 PAD = 4
 """Floats between the rows of a slice that is written across them, against bank conflicts."""
+MEMORY = {"bf16": "shared_bfloats", "fp16": "shared_halves"}
+"""What declares the memory of slices whose elements have 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +29,44 @@ class Loader:
     """How one factor's slices get into shared memory.
 
     ``setup`` runs once, ``issue`` for every slice, whose number is ``slice``, with ``{slot}`` for
-    the place of its buffer; ``advance`` follows. ``stride`` is the distance between a slice's rows.
+    the place of its buffer; ``advance`` follows. ``finish``, for the same slice, runs after the
+    products of another one: it stores what ``issue`` loaded into registers. ``stride`` is the
+    distance between a slice's rows. ``across`` is for fragments of 16 bits; see `narrow.slices`.
     """
 
     setup: Sequence[str]
     issue: Sequence[str]
     stride: int
     advance: Sequence[str] = ()
+    finish: Sequence[str] = ()
+    across: bool = False
 
 
-def body(tile: Tile, a: Loader, b: Loader, stores: Sequence[str]) -> list[str]:
-    """The statements of a block: the rows of A by its share of slices by the columns of B."""
+def body(
+    tile: Tile, a: Loader, b: Loader, stores: Sequence[str], columns_first: bool = False
+) -> list[str]:
+    """The statements of a block: the rows of A by its share of slices by the columns of B.
+
+    Neighbouring blocks have the same columns, or the same rows if ``columns_first``.
+    """
     assert tile.rows % 4 == 0
+    memory = MEMORY.get(tile.precision, "shared_floats")
+    finish = [
+        *(line.replace("{slot}", f"fill * {a.stride * tile.depth}") for line in a.finish),
+        *(line.replace("{slot}", f"fill * {b.stride * tile.depth}") for line in b.finish),
+    ]
+    # What comes by way of registers is not waited for.
+    copying = not (a.finish and b.finish)
+    turn = f"fill = fill + 1 if fill < {tile.stages - 1} else 0"
     sizes = (a.stride * tile.depth, b.stride * tile.depth)
     return [
-        f"left = shared_floats({sizes[0] * tile.stages})",
-        f"right = shared_floats({sizes[1] * tile.stages})",
+        f"left = {memory}({sizes[0] * tile.stages})",
+        f"right = {memory}({sizes[1] * tile.stages})",
         f"total = local_floats({tile.sums})",
         *([] if tile.on_tensor_cores else [f"u = local_floats({tile.height})"]),
         *([] if tile.on_tensor_cores else [f"v = local_floats({tile.width})"]),
         "thread = int64(cuda.threadIdx.x)",
-        *place(tile),
+        *place(tile, columns_first),
         *_zeros(tile),
         *a.setup,
         *b.setup,
@@ -55,19 +74,19 @@ def body(tile: Tile, a: Loader, b: Loader, stores: Sequence[str]) -> list[str]:
         "use = 0",
         f"for step in range(count + {tile.stages - 1}):",
         f"    if step >= {tile.stages - 1}:",
-        f"        copy_async_wait({tile.stages - 2})",
+        *([f"        copy_async_wait({tile.stages - 2})"] if copying else []),
         "        cuda.syncthreads()",
         "    if step < count:",
         "        slice = first + step",
         *indent(2, [line.replace("{slot}", f"fill * {sizes[0]}") for line in a.issue]),
         *indent(2, [line.replace("{slot}", f"fill * {sizes[1]}") for line in b.issue]),
         *indent(2, [*a.advance, *b.advance]),
-        f"        fill = fill + 1 if fill < {tile.stages - 1} else 0",
-        "    copy_async_commit()",
+        *([] if finish else [f"        {turn}"]),
+        *(["    copy_async_commit()"] if copying else []),
         f"    if step >= {tile.stages - 1}:",
-        *indent(2, _multiplied(tile, a.stride, b.stride, sizes)),
+        *indent(2, _multiplied(tile, a, b, sizes)),
         f"        use = use + 1 if use < {tile.stages - 1} else 0",
-        *(fragments.exchanged(tile) if tile.on_tensor_cores else []),
+        *(["    if step < count:", *indent(2, [*finish, turn])] if finish else []),
         *stores,
     ]
 
@@ -80,18 +99,20 @@ def _zeros(tile: Tile) -> list[str]:
     return [f"for k in range({tile.sums}):", "    total[k] = float32(0.0)"]
 
 
-def place(tile: Tile) -> list[str]:
+def place(tile: Tile, columns_first: bool = False) -> list[str]:
     """Statements that find a block's tile and share of slices, and a thread's place in the tile."""
     lanes = tile.columns // tile.width
     own = [f"across = (thread & {lanes - 1}) * 4", f"down = ({over('thread', str(lanes))}) * 4"]
+    # Blocks that run at the same time should read the same part of the larger factor.
+    first, second = ("column", "row") if columns_first else ("row", "column")
     return [
         *(fragments.place(tile) if tile.on_tensor_cores else own),
-        # Blocks that run at the same time should read the same columns, the larger factor.
         "block = int64(cuda.blockIdx.x)",
-        "rest = quotient(block, row_tiles)",
-        f"row_start = (block - rest * row_tiles) * {tile.rows}",
-        "batch = quotient(rest, column_tiles)",
-        "column_tile = rest - batch * column_tiles",
+        f"rest = quotient(block, {first}_tiles)",
+        f"{first}_tile = block - rest * {first}_tiles",
+        f"batch = quotient(rest, {second}_tiles)",
+        f"{second}_tile = rest - batch * {second}_tiles",
+        f"row_start = row_tile * {tile.rows}",
         f"column_start = column_tile * {tile.columns}",
         "group = quotient(batch, splits)",
         "split = batch - group * splits",
@@ -100,12 +121,14 @@ def place(tile: Tile) -> list[str]:
     ]
 
 
-def _multiplied(tile: Tile, a: int, b: int, sizes: tuple[int, int]) -> list[str]:
-    """Statements that add the products of a slice, whose rows are ``a`` and ``b`` floats apart."""
+def _multiplied(tile: Tile, a: Loader, b: Loader, sizes: tuple[int, int]) -> list[str]:
+    """Statements that add the products of a slice."""
+    if tile.narrow:
+        return fragments.multiplied_narrow(tile, a.across, b.across, sizes)
     if tile.on_tensor_cores:
-        return fragments.multiplied(tile, a, b, sizes)
+        return fragments.multiplied(tile, a.stride, b.stride, sizes)
     loop = f"for k in range(0, {tile.depth}, {UNROLLED}):"
-    return [loop, *indent(1, _sums(tile, a, b, sizes))]
+    return [loop, *indent(1, _sums(tile, a.stride, b.stride, sizes))]
 
 
 def _sums(tile: Tile, a: int, b: int, sizes: tuple[int, int]) -> list[str]:

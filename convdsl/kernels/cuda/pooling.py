@@ -27,7 +27,7 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
     if isinstance(family, PoolingGradient):
         return _gradient(family) if max(g.dilation) == 1 else nests.recipe(family)
     if family.mode == "mean" and _whole(g) and not any(family.after):
-        return reductions.recipe(_mean(family.planes, math.prod(g.input)))
+        return reductions.recipe(_mean(family.planes, math.prod(g.input), family.lanes))
     return nests.recipe(family)
 
 
@@ -36,15 +36,19 @@ def _whole(g: Geometry) -> bool:
     return g.window == g.input and set(g.before) == {0} and set(g.output) == {1}
 
 
-def _mean(planes: int, size: int) -> Reduction:
-    varies = (planes != 1, size != 1)
-    shape, kept = (planes, size), (True, False)
+def _mean(planes: int, size: int, lanes: int) -> Reduction:
+    shape, kept = (planes, size, lanes), (True, False, True)
+    varies = tuple(n != 1 for n in shape)
     return Reduction(operand(0), "sum", shape, (varies,), ("float32",), kept, mean=True)
 
 
 def _gradient(family: PoolingGradient) -> Recipe:
     s = sizes_of(family.geometry)
-    axes = (("p", "planes"), ("z", "D"), ("y_", "H"), ("x", "W"))
+    axes = [("p", "planes"), ("z", "D"), ("y_", "H"), ("x", "W")]
+    place = "((p * OD + oz) * OH + oy) * OW + ox"
+    if family.lanes > 1:
+        axes.append(("lane", str(family.lanes)))
+        place = f"({place}) * {family.lanes} + lane"
     lines = decode([Axis(*axis) for axis in axes], "at")
     letters = ("D", "H", "W")
     for here, o, a in zip(("z", "y_", "x"), ("oz", "oy", "ox"), letters, strict=True):
@@ -57,7 +61,7 @@ def _gradient(family: PoolingGradient) -> Recipe:
     for o in ("oz", "oy", "ox"):
         lines.append("    " * depth + f"for {o} in range({o}_first, {o}_end):")
         depth += 1
-    inner = ["place = ((p * OD + oz) * OH + oy) * OW + ox"]
+    inner = [f"place = {place}"]
     if family.mode == "maximum":
         inner += [
             "tap = ((z + PD - oz * SD) * KH + y_ + PH - oy * SH) * KW + x + PW - ox * SW",
@@ -77,13 +81,15 @@ def _gradient(family: PoolingGradient) -> Recipe:
     body = ["at = int64(cuda.grid(1))", "if at < size:", *indent(1, lines)]
     winner = [("winner", "float32")] if family.mode == "maximum" else []
     made = kernel(
-        f"{family.mode}_pool_gradient" + ("_padded" if family.count_pad else ""),
+        f"{family.mode}_pool_gradient"
+        + ("_padded" if family.count_pad else "")
+        + (f"_of_{family.lanes}_lanes" if family.lanes > 1 else ""),
         [*winner, ("dy", "float32"), ("y", "float32")],
         used(SIZES, body),
         body,
         "y[planes, D, H, W] from dy[planes, OD, OH, OW]; a thread an element.",
     )
-    size = family.planes * s.D * s.H * s.W
+    size = family.planes * s.D * s.H * s.W * family.lanes
     after = triple(family.after, 0) if family.after else (0, 0, 0)
     named = {"size": size, **asdict(s), **dict(zip(("AD", "AH", "AW"), after, strict=True))}
     operands = (*(f"in{k}" for k in range(1 + len(winner))), "out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.frame import EVERY, WARP, indent, kernel, used
+from convdsl.kernels.cuda.narrow import slices
 from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
 from convdsl.kernels.cuda.tiles import Tile, choose, tiles_for
 from convdsl.ops.families import Epilogue, Product
@@ -17,6 +18,8 @@ FEW = 8
 """Rows up to which weights are read by warps that walk along the sums."""
 WALKERS = 128
 """Threads that walk along a column's sums together."""
+PACK = {"bf16": "pack_bfloat2", "fp16": "pack_half2"}
+"""What rounds two float32 into a register."""
 SIZES = (*gemm.SIZES, "rows", "columns", "inner_size", "size", "N", "F", "P")
 
 
@@ -83,6 +86,11 @@ def _kernel(product: Product, tile: Tile, result: Result, partial: bool) -> Kern
     def factor(side: str, extent: int, across: bool, size: str, start: str) -> gemm.Loader:
         """A factor by its extent in a slice and whether it lies across the inner axis."""
         source, count = side, product.rows if side == "a" else product.columns
+        if tile.narrow:
+            along = count if across else product.inner
+            width = next(n for n in (QUAD, 2, 1) if along % n == 0)
+            sizes, pack = (size, "inner_size"), PACK[tile.precision]
+            return slices.rounded(side, tile, extent, sizes, source, across, width, pack)
         if not across:
             return gemm.turned(
                 side,

@@ -1,7 +1,8 @@
 """Sums, means and maxima on the GPU: a team of threads to a result, along what lies side by side.
 
 Teams add up by exchanging registers. Where results are fewer than the device is wide (a feature
-map's statistics), several teams share one and their parts are added up in a second launch.
+map's statistics), several teams share one and their parts are added up in a second launch. In
+blocks of channels a team adds up the results of all lanes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LONG = 1 << 12
 def recipe(family: Reduction) -> Recipe:
     """Teams; a thread to a result where neighbours are results, or where sums are short."""
     loops = _loops(family)
+    if _in_lanes(family, loops):
+        return _by_lanes(family, loops)
     if not _fits(family, loops):
         return nests.recipe(family)
     kept = [a for a, column in enumerate(loops.present) if column[0]]
@@ -62,14 +65,98 @@ def _loops(family: Reduction) -> Loops:
     return Loops.merge(family.shape, [family.kept, *family.present], frozenset())
 
 
-def _fits(family: Reduction, loops: Loops) -> bool:
+def _simple(family: Reduction) -> bool:
+    """Whether it reads float32 and nothing of its place."""
     own = {operand(k) for k in range(len(family.present))}
-    if set(family.dtypes) != {"float32"} or not symbols(family.expression) <= own:
+    plain = set(family.dtypes) == {"float32"} and symbols(family.expression) <= own
+    return plain and family.reducer != "winner"
+
+
+def _in_lanes(family: Reduction, loops: Loops) -> bool:
+    """Whether the last axis is the lanes of blocks, of which every one has its result."""
+    if not _simple(family) or len(loops.sizes) < 2:
         return False
-    if family.reducer == "winner" or not loops.sizes or loops.present[-1][0]:
+    return loops.present[-1][0] and not loops.present[-2][0] and loops.sizes[-1] in (QUAD, 2 * QUAD)
+
+
+def _fits(family: Reduction, loops: Loops) -> bool:
+    if not _simple(family) or not loops.sizes or loops.present[-1][0]:
         return False
     length = math.prod(n for n, c in zip(loops.sizes, loops.present, strict=True) if not c[0])
     return length >= SHORT
+
+
+def _by_lanes(family: Reduction, loops: Loops) -> Recipe:
+    """Teams of a block; a thread has four neighbouring lanes."""
+    lanes = loops.sizes[-1]
+    kept = [a for a, column in enumerate(loops.present[:-1]) if column[0]]
+    results = math.prod(loops.sizes[a] for a in kept)
+    length = math.prod(loops.sizes[:-1]) // results
+    parts = max(1, min(4 * PROCESSORS // results, length // (LONG // lanes)))
+    made = _lanes_kernel(family, loops, parts > 1)
+    named = {"length": length, "parts": parts}
+    named |= {f"n{a}": size for a, size in enumerate(loops.sizes)}
+    target = "partials" if parts > 1 else "out"
+    operands = (*(f"in{k}" for k in range(len(family.present))), target)
+    given = tuple(named[name] for name in made.sizes)
+    cost = results * length * lanes * max(1, operations(family.expression))
+    call = Call(made, operands, given, results * parts, cost)
+    who = f"{PLAIN} threads for {lanes} lanes" + (f", in {parts} parts" if parts > 1 else "")
+    if parts == 1:
+        return Recipe((call,), reason=who)
+    results *= lanes
+    sizes = (results, parts, length)
+    again = Call(_added(family), (target, "out"), sizes, blocks(results), results * parts)
+    return Recipe((call, again), ((target, results * parts),), who)
+
+
+def _lanes_kernel(family: Reduction, loops: Loops, partial: bool) -> Kernel:
+    lanes = loops.sizes[-1]
+    teams = lanes // QUAD
+    axes = [Axis(f"j{a}", f"n{a}") for a in range(len(loops.sizes))]
+    kept = [axis for axis, column in zip(axes[:-1], loops.present, strict=False) if column[0]]
+    rest = [axis for axis, column in zip(axes[:-1], loops.present, strict=False) if not column[0]]
+    totals = [f"total{q}" for q in range(QUAD)]
+    body = [
+        f"shared = shared_floats({PLAIN // WARP * lanes})",
+        "thread = int64(cuda.threadIdx.x)",
+        "unit = int64(cuda.blockIdx.x)",
+        *(["found = quotient(unit, parts)", "part = unit - found * parts"] if partial else []),
+        *([] if partial else ["found = unit"]),
+        *decode(kept, "found", "_kept"),
+        f"{axes[-1].index} = (thread & {teams - 1}) * {QUAD}",
+        *(f"{total} = {START[family.reducer]}" for total in totals),
+        *(["begin = quotient(part * length, parts)"] if partial else ["begin = 0"]),
+        *(["end = quotient((part + 1) * length, parts)"] if partial else ["end = length"]),
+        f"for at in range(begin + (thread >> {teams.bit_length() - 1}), end, {PLAIN // teams}):",
+        *indent(1, decode(rest, "at", "_rest")),
+        *indent(1, _values(family, loops, axes, totals)),
+        f"for step in range({6 - teams.bit_length()}):",
+    ]
+    for total in totals:
+        body.append(f"    other = cuda.shfl_xor_sync({EVERY}, {total}, 16 >> step)")
+        body += indent(1, _joined(family, total, "other"))
+    target = "(found * L + thread) * parts + part" if partial else "found * L + thread"
+    body += [
+        f"if thread & 31 < {teams}:",
+        f"    place = (thread >> 5) * {lanes} + {axes[-1].index}",
+        *(f"    shared[place + {q}] = {total}" for q, total in enumerate(totals)),
+        "cuda.syncthreads()",
+        f"if thread < {lanes}:",
+        "    total = shared[thread]",
+        f"    for warp in range(1, {PLAIN // WARP}):",
+        f"        other = shared[warp * {lanes} + thread]",
+        *indent(2, _joined(family, "total", "other")),
+        f"    y[{target.replace('L', str(lanes))}] = {'total' if partial else _finished(family)}",
+    ]
+    name = f"{_name(family)}_of_{lanes}_lanes"
+    return kernel(
+        name + ("_partial" if partial else ""),
+        [*((f"x{k}", "float32") for k in range(len(family.present))), ("y", "float32")],
+        used(("length", "parts", *(axis.size for axis in axes)), body),
+        body,
+        f"{_name(family)}: {bare(family.expression)}, {PLAIN} threads for {lanes} results.",
+    )
 
 
 def _joined(family: Reduction, total: str, value: str) -> list[str]:
@@ -132,7 +219,7 @@ def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: boo
         f"total = {start}",
         f"for at in range({start_at}, {end}, {team * width}):",
         *indent(1, decode(rest, "at", "_rest")),
-        *indent(1, _values(family, loops, axes, width)),
+        *indent(1, _values(family, loops, axes, ["total"] * width)),
         *_exchanged(family),
     ]
     target = "unit" if partial else "found"
@@ -162,9 +249,12 @@ def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: boo
     )
 
 
-def _values(family: Reduction, loops: Loops, axes: Sequence[Axis], width: int) -> list[str]:
-    """Statements that bring an access' elements into the total."""
+def _values(
+    family: Reduction, loops: Loops, axes: Sequence[Axis], totals: Sequence[str]
+) -> list[str]:
+    """Statements that bring an access' elements into a total each."""
     lines = []
+    width = len(totals)
     names: list[list[str]] = []
     for k in range(len(family.present)):
         own = [a for a in range(len(axes)) if loops.present[a][k + 1]]
@@ -180,13 +270,13 @@ def _values(family: Reduction, loops: Loops, axes: Sequence[Axis], width: int) -
         else:
             names.append([f"v{k}"] * width)
             lines.append(f"v{k} = x{k}[{at}]")
-    for q in range(width):
+    for q, total in enumerate(totals):
         known = {operand(k): Symbol(n[q]) for k, n in enumerate(names)}
         value = f"float32({bare(substitute(family.expression, known))})"
         if family.reducer == "sum":
-            lines.append(f"total += {value}")
+            lines.append(f"{total} += {value}")
         else:
-            lines += [f"value = {value}", *_joined(family, "total", "value")]
+            lines += [f"value = {value}", *_joined(family, total, "value")]
     return lines
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convdsl.kernels.cuda import fragments
 from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
 from convdsl.kernels.cuda.tiles import Tile
 from convdsl.ops.expressions import Expr, Symbol, bare, substitute
@@ -101,7 +102,7 @@ def stores(
     with {0}, so that the element of a ``channel`` lies at base + channel · stride; ``first`` is
     the block's first channel, and ``rows`` how many channels the group has.
     """
-    lines = []
+    lines = list(fragments.exchanged(tile)) if tile.on_tensor_cores else []
     offsets = tile.column_offsets
     pieces = [str(q) for q in range(0, len(offsets), result.width)]
     for q in pieces:

@@ -7,7 +7,7 @@ of the result, a thread a tile of that in registers, from slices of both factors
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convdsl.kernels.cuda.frame import resident
 
@@ -29,8 +29,10 @@ DEPTH = 16
 """Rows of a slice, the same for all tiles: how weights are packed depends on it."""
 RATES = {"fp32": 1, "tf32": 4, "bf16": 8, "fp16": 8}
 """How many times as fast as float32 units tensor cores multiply (A100)."""
-PADS = {"tf32": 8, "bf16": 4, "fp16": 4}
+PADS = {"tf32": 8}
 """Floats between rows of a slice, with which the lanes of a fragment meet 32 different banks."""
+NARROW = {"bf16": "bfloat16", "fp16": "float16"}
+"""The precisions whose factors have 16 bits, and the element types of their memory."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Tile:
     """What a block computes of rows×columns, and how.
 
     With the precision ``fp32`` a thread computes height×width of it; with another a warp does, on
-    tensor cores, with the factors rounded to that precision and sums in float32.
+    tensor cores, with the factors rounded to that precision and sums in float32. Slices hold
+    float32, and factors of 16 bits where the precision is one of those.
     """
 
     rows: int
@@ -53,6 +56,10 @@ class Tile:
     @property
     def on_tensor_cores(self) -> bool:
         return self.precision != "fp32"
+
+    @property
+    def narrow(self) -> bool:
+        return self.precision in NARROW
 
     @property
     def threads(self) -> int:
@@ -84,8 +91,8 @@ class Tile:
     def rate(self) -> float:
         """Sums of a multiprocessor in a cycle, while all its threads are busy."""
         if self.on_tensor_cores:
-            # Fragments are read from shared memory, 32 floats in a cycle.
-            reads = (self.height + self.width) / 32
+            # Fragments are read from shared memory, 128 bytes in a cycle.
+            reads = (self.height + self.width) / (64 if self.narrow else 32)
             multiplies = self.height * self.width / (LANES * RATES[self.precision])
             return self.height * self.width / max(reads, multiplies)
         # The rest of its cycles a thread reads factors.
@@ -110,6 +117,19 @@ TILES = (
 )
 
 
+NARROW_DEPTH = 32
+"""Elements of a slice's rows that have 16 bits: four accesses of 16 bytes."""
+NARROW_SHAPES = (
+    (128, 128, 64, 32, 3),
+    (128, 64, 64, 32, 3),
+    (64, 128, 32, 64, 3),
+    (64, 64, 32, 32, 4),
+    (128, 32, 32, 32, 4),
+    (32, 128, 32, 32, 4),
+    (32, 64, 16, 32, 4),
+    (64, 32, 32, 16, 4),
+)
+"""Rows, columns, height and width of a warp's part, and stages, which fit into 48 KiB."""
 MOST_GATHERING = 128
 """Threads of a block that gathers by windows: two blocks of twice as many would leave too few
 registers for addresses, and ptxas would spill."""
@@ -117,6 +137,8 @@ registers for addresses, and ptxas would spill."""
 
 def tiles_for(precision: str, gathering: bool = False) -> tuple[Tile, ...]:
     """The tiles to choose from, for slices that are ``gathering`` by windows or lie in rows."""
+    if precision in NARROW:
+        return tuple(Tile(*shape, precision, NARROW_DEPTH) for shape in NARROW_SHAPES)
     if gathering:
         return tuple(t for t in tiles_for(precision) if t.threads <= MOST_GATHERING)
     if precision == "fp32":
@@ -141,6 +163,8 @@ class Work:
     tile: Tile
     splits: int
     blocks: int
+    cycles: float = 0.0
+    """How long it should take, of a multiprocessor's."""
 
     @property
     def reason(self) -> str:
@@ -166,7 +190,7 @@ def choose(
 
     ``columns`` are the widths of the pieces that tiles do not straddle.
     """
-    best: tuple[float, Work] | None = None
+    best: Work | None = None
     for tile in tiles:
         down = -(-rows // tile.rows)
         across = sum(-(-width // tile.columns) for width in columns)
@@ -175,10 +199,10 @@ def choose(
         for splits in _splits(slices) if splittable else (1,):
             work = Work(tile, splits, units * splits)
             cycles = _cycles(work, slices, 4 * batch * rows * sum(columns))
-            if best is None or cycles < best[0]:
-                best = cycles, work
+            if best is None or cycles < best.cycles:
+                best = replace(work, cycles=cycles)
     assert best is not None
-    return best[1]
+    return best
 
 
 def _splits(slices: int) -> list[int]:

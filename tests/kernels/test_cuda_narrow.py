@@ -1,0 +1,163 @@
+"""Feature maps of 16 bits, in blocks of eight channels: every op, random networks, every tile.
+
+Against the interpreter in float64. What is off is what rounding does, to factors and to feature
+maps between kernels: half a unit in the last of 8 bits in bf16, of 11 in fp16. So networks are
+held to what rounding their parameters and inputs does to the interpreter's results.
+"""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from emulated import run
+from helpers import positive_buffers, random_arrays
+from kernels_by_samples import SAMPLES, by_norm, check_forward, check_gradients
+from random_networks import Writer
+
+import convdsl
+from convdsl import compiler
+from convdsl.compiler import lower
+from convdsl.kernels.cuda import product, tiles
+from convdsl.kernels.cuda.narrow import convolution, weight_gradient
+from convdsl.kernels.cuda.target import CudaTarget
+from convdsl.plan import plan
+from convdsl.plan.planner import COUNTS
+from convdsl.runtime.interpreter import evaluate
+
+ROUNDING = {"bf16": 2.0**-9, "fp16": 2.0**-12}
+"""The mean error of a rounding, about."""
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+def test_an_op_is_the_interpreters(sample, precision):
+    # Two factors and a result, by norm; a gradient has some five roundings behind it.
+    emulated = partial(run, precision=precision)
+    check_forward(emulated, sample, 3 * ROUNDING[precision], by_norm)
+    check_gradients(emulated, sample, 8 * ROUNDING[precision], by_norm)
+
+
+# -- networks --------------------------------------------------------------------------------
+
+
+def check_network(graph, batch, precision, seed, text):
+    """All outputs and gradients, as far as rounding lets them be known."""
+    lowered = lower(graph, "cross_entropy")
+    arrays = positive_buffers(lowered, random_arrays(lowered, batch, seed, np.float64))
+    for variable in lowered.parameters:
+        fan = max(1, variable.type.size // variable.type.shape[0])
+        arrays[variable.name] /= np.sqrt(fan)
+    expected = evaluate(lowered, arrays)
+    others = [evaluate(lowered, disturbed(arrays, precision, k)) for k in range(3)]
+    actual = run(graph, arrays, batch, "cross_entropy", precision)
+    largest = max(np.linalg.norm(expected[name]) for name in actual)
+    for name, value in actual.items():
+        scale = max(np.linalg.norm(expected[name]), 0.1 * largest)
+        known_to = max(np.linalg.norm(other[name] - expected[name]) for other in others)
+        error = np.linalg.norm(value - expected[name])
+        assert error < FACTOR * (known_to + ROUNDING[precision] * scale), f"{name}: {text}"
+
+
+FACTOR = 20
+"""How much more some twelve roundings of feature maps, one after the other, may do than the one of
+parameters; where a rounding moves a maximum to its neighbour, that is a lot."""
+
+
+def disturbed(arrays, precision, seed):
+    """The arrays with errors as rounding makes them."""
+    random = np.random.default_rng(seed)
+    return {
+        name: a * (1 + 2 * ROUNDING[precision] * random.uniform(-1, 1, a.shape))
+        if a.dtype.kind == "f"
+        else a
+        for name, a in arrays.items()
+    }
+
+
+def compare(seed, precision):
+    writer = Writer(seed)
+    text = writer.text()
+    graph = convdsl.load_source(text).graph
+    check_network(graph, writer.batch, precision, seed, f"seed {seed}\n{text}")
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("start", range(0, 30, 10))
+def test_random_networks(start, precision):
+    for seed in range(start, start + 10):
+        compare(seed, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("start", range(30, 330, 50))
+def test_more_random_networks(start, precision):
+    for seed in range(start, start + 50):
+        compare(seed, precision)
+
+
+# Channels that fill no block, groups that do not, and sizes that are no multiple of any tile.
+EVERYTHING = """
+  conv 13@3x3 pad=1 -> tanh -> conv 36@3x3 /2
+  v = conv 40@2x3 groups=4 dilation=2 pad=1
+  add(v, (v -> conv 40@1)) -> conv 40@3x3 groups=40 pad=1 -> deconv 6@3x3 /2 -> dense 18
+"""
+
+
+@pytest.mark.parametrize("parts", [1, 3], ids=lambda n: f"{n}_parts")
+@pytest.mark.parametrize("tile", tiles.tiles_for("fp16"), ids=str)
+def test_every_tile_at_the_edges(tile, parts, monkeypatch):
+    honest = tiles.choose
+
+    def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
+        work = honest(rows, columns, inner, batch, (tile,), splittable=False)
+        splits = min(parts, max(1, -(-inner // tile.depth))) if splittable else 1
+        return type(work)(tile, splits, work.blocks * splits)
+
+    for module in (convolution, product, weight_gradient):
+        monkeypatch.setattr(module, "choose", chosen)
+    for shape in ("3@9x11", "8@8x8"):
+        text = f"net T {{ input {shape}\n {EVERYTHING} }}"
+        check_network(convdsl.load_source(text).graph, 10, "fp16", 0, text)
+
+
+# -- what is stored how ----------------------------------------------------------------------
+
+
+def planned(text, precision="bf16", batch=2, loss=None):
+    target = CudaTarget(precision)
+    graph = lower(convdsl.load_source(text).graph, loss)
+    return plan(compiler.laid_out(graph, target), batch, target)
+
+
+def dtypes(found):
+    """The element types of what every step writes, by the step's name."""
+    return {step.name: step.buffers[-1].dtype for step in found.steps}
+
+
+def test_feature_maps_are_stored_in_16_bits_and_sums_and_outputs_are_not():
+    text = "net T { input 8@8x8; conv 16@3x3 -> bn -> relu -> conv 8@1 -> avg global -> dense 3 }"
+    found = planned(text, loss="cross_entropy")
+    types = dtypes(found)
+    assert types["conv1"] == types["relu1"] == types["conv2"] == "bfloat16"
+    assert types["bn1.reduce"] == types["bn1.reduce_2"] == types["dense1"] == "float32"
+    assert {p.buffer.dtype for p in found.outputs} == {"float32"}
+    assert planned(text, "fp32").arena_bytes > 1.5 * planned(text).arena_bytes
+
+
+def test_a_feature_map_that_is_an_output_stays_float32():
+    (port,) = planned("net T { input 8@8x8; conv 16@8x8 -> relu -> flatten }").outputs
+    assert port.buffer.dtype == "float32"
+
+
+def test_places_of_maxima_that_16_bits_cannot_count_stay_float32():
+    for side, expected in ((16, "bfloat16"), (17, "float32")):
+        assert (side**2 <= COUNTS) == (expected == "bfloat16")
+        text = f"net T {{ input 8@{side}x{side}; conv 8@1 -> max global -> dense 2 }}"
+        winners = [t for n, t in dtypes(planned(text, loss="cross_entropy")).items() if "win" in n]
+        assert winners == [expected]
+
+
+def test_weights_are_rounded_once_for_inference():
+    found = planned("net T { input 8@8x8; conv 16@3x3 -> conv 8@1 }")
+    assert [step.buffers[-1].dtype for step in found.prepare] == ["bfloat16"] * 2
