@@ -42,8 +42,7 @@ from convdsl.kernels.cuda.target import CudaTarget  # noqa: E402
 from convdsl.ops import registry  # noqa: E402
 from convdsl.plan import Plan, plan  # noqa: E402
 from convdsl.runtime import cuda_compilation  # noqa: E402
-from convdsl.runtime.cuda import CudaMachine  # noqa: E402
-from convdsl.runtime.driver import Device  # noqa: E402
+from convdsl.runtime.cuda import CudaMachine, open_device  # noqa: E402
 from convdsl.runtime.interpreter import evaluate  # noqa: E402
 from convdsl.runtime.program import Program  # noqa: E402
 from convdsl.views.table import Column, markdown_table  # noqa: E402
@@ -117,7 +116,7 @@ class Wanted:
 def compile_together(wanted: Iterable[Wanted]) -> int:
     """Compile the kernels of many programs on all cores; how many there are."""
     kernels = {k.key: k for each in wanted for k in each.plan().kernels}
-    cuda_compilation.load(list(kernels.values()), Device().arch)
+    cuda_compilation.load(list(kernels.values()), open_device().arch)
     return len(kernels)
 
 
@@ -172,7 +171,7 @@ def attempt(report: Report, name: str, check: Callable[[], None]) -> None:
 
 def device(report: Report) -> None:
     """Which GPU and which versions."""
-    found = {"arch": Device().arch}
+    found = {"arch": open_device().arch}
     for name in ("numba", "numba-cuda", "cuda-bindings", "torch"):
         try:
             found[name] = peers.version(name)
@@ -487,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="when no section starts")
     args = parser.parse_args(arguments)
     try:
-        Device()
+        open_device()
     except convdsl.CompileError as reason:
         print(reason, file=sys.stderr)
         return 1

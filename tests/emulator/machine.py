@@ -11,6 +11,7 @@ from convdsl import compiler
 from convdsl.graph import Graph
 from convdsl.plan import Target, plan
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
+from convdsl.runtime.machine import Machine
 from convdsl.runtime.program import Program
 from emulator.activity import Array
 from emulator.errors import EmulationError
@@ -37,10 +38,8 @@ def compile_emulated(
     return program
 
 
-class EmulatedMachine:
+class EmulatedMachine(Machine):
     """A plan with its memory, where everything is NaN that no kernel has written yet."""
-
-    takes_device_arrays = False
 
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
@@ -64,9 +63,6 @@ class EmulatedMachine:
         if first == 0:
             self._arena[:] = 0xFF
         self._run(self.plan.steps[first:last])
-
-    def fetch(self) -> None:
-        """Nothing: variables are the program's own memory."""
 
     def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
         """The memory of a buffer as an array; overwritten by the next run."""

@@ -4,11 +4,9 @@ import gc
 
 import numpy as np
 import pytest
-from emulated_driver import EmulatedDriver
 
 import convdsl
 from convdsl import CompileError
-from convdsl.runtime import cuda_compilation, driver
 
 TEXT = """net Tiny {
   input 2@8x8
@@ -17,29 +15,6 @@ TEXT = """net Tiny {
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 2, 8, 8)).astype(np.float32)
 TARGET = np.array([0, 2])
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    found = EmulatedDriver()
-    monkeypatch.setattr(driver, "binding", lambda: found)
-    monkeypatch.setattr(cuda_compilation, "load", found.load)
-    return found
-
-
-class Remote:
-    """An array of some other library on the GPU."""
-
-    def __init__(self, gpu, array, strides=None):
-        self.address = gpu._new(array.nbytes)
-        gpu.at(self.address)[:] = array.reshape(-1).view(np.uint8)
-        self.__cuda_array_interface__ = {
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (self.address, False),
-            "strides": strides,
-            "version": 3,
-        }
 
 
 def programs(**options):
@@ -85,32 +60,6 @@ def test_a_change_of_one_parameter_keeps_what_training_made_of_the_others(gpu):
     np.testing.assert_allclose(
         gradients["dense1.weight"], by_cpu["dense1.weight"], rtol=1e-3, atol=1e-5
     )
-
-
-def test_arrays_of_the_gpu_go_in_and_out_without_the_host(gpu):
-    ours, expected = programs()
-    given = Remote(gpu, X)
-    ours(X)
-    gpu.calls.clear()
-    y = ours.on_device(given)
-    assert "cuMemcpyHtoDAsync" not in gpu.calls
-    assert "cuMemcpyDtoHAsync" not in gpu.calls
-    described = y.__cuda_array_interface__
-    assert described["shape"] == (2, 3)
-    found = gpu.at(described["data"][0])[: 4 * 6].view(described["typestr"]).reshape(2, 3)
-    np.testing.assert_allclose(found, expected(X), rtol=1e-4, atol=1e-6)
-
-
-def test_arrays_of_the_gpu_have_to_fit(gpu):
-    ours, expected = programs()
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 2, 8, 8\), got float32 of shape"):
-        ours(Remote(gpu, X[:1]))
-    with pytest.raises(ValueError, match="got float64"):
-        ours(Remote(gpu, X.astype(np.float64)))
-    with pytest.raises(ValueError, match="contiguous"):
-        ours(Remote(gpu, X, strides=(4, 8, 16, 32)))
-    with pytest.raises(TypeError, match="GPU"):
-        expected.on_device(X)
 
 
 def test_a_profile_names_every_step(gpu):
