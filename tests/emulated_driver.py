@@ -7,6 +7,7 @@ written yet.
 """
 
 import ctypes
+import itertools
 import random
 import threading
 from bisect import bisect_right
@@ -92,6 +93,7 @@ class EmulatedDriver:
         self.refuses = None
         """What the assembler says of every kernel, where it refuses them."""
         self._chance = random.Random(working)
+        self._numbers = itertools.count(0x1000)
         self._lock = threading.RLock()
         self._contexts = threading.local()
 
@@ -131,7 +133,7 @@ class EmulatedDriver:
 
     def _cuStreamCreate(self, flags):
         assert flags == 1, "it would wait for the default stream"
-        number = 0x1000 + len(self.streams)
+        number = next(self._numbers)
         self.streams[number] = Stream()
         return number
 
