@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from convdsl import passes
 from convdsl.diagnostics import problem
 from convdsl.graph import Graph
+from convdsl.passes import LossScale
 from convdsl.plan import Plan, Target, plan
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 STAGES = ("ast", "graph", "plan", "python", "llvm", "asm", "ptx")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LOSS_SCALE = {"fp16": 1024.0}
-"""By how much gradients are larger while they are computed, so that fp16's range holds them."""
+"""By how much gradients are larger while they are computed, so that fp16's range holds them; where
+parameters are updated, a `LossScale` finds the factor."""
 ACCURACIES = ("fast", "exact")
 
 
@@ -41,7 +43,7 @@ def compile(
     """
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
-    scale = LOSS_SCALE.get(precision, 1.0)
+    scale = scale_of(precision, optimizer)
     lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
     planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
@@ -63,11 +65,12 @@ def lower(
     loss: str | Loss | None = None,
     optimizer: object | None = None,
     recompute: bool = False,
-    scale: float = 1.0,
+    scale: float | LossScale = 1.0,
 ) -> Graph:
     """The graph in primitive ops: for inference, or with a loss, gradients and updates.
 
-    Gradients are ``scale`` times as large while they are computed.
+    Gradients are ``scale`` times as large while they are computed; one that is found while training
+    takes an optimiser.
     """
     graph = passes.specialise(graph, training=loss is not None)
     if loss is not None:
@@ -75,9 +78,17 @@ def lower(
         graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs), scale)
     if isinstance(optimizer, passes.Optimizer):
         graph = passes.add_updates(graph, optimizer)
+        if isinstance(scale, LossScale):
+            graph = passes.guard_updates(graph, scale)
     graph = passes.expand(graph)
     graph = passes.fuse(passes.simplify(graph))
     return passes.recompute(graph) if recompute and loss is not None else graph
+
+
+def scale_of(precision: str, optimizer: object | None = None) -> float | LossScale:
+    """By how much gradients are larger while they are computed."""
+    scale = LOSS_SCALE.get(precision, 1.0)
+    return LossScale() if optimizer is not None and scale != 1.0 else scale
 
 
 def emit(
@@ -98,7 +109,7 @@ def emit(
         return listings.tree(network.file)
     if stage == "graph" and not train:
         return listings.graph(network.graph)
-    scale = LOSS_SCALE.get(precision, 1.0)
+    scale = scale_of(precision)
     lowered = lower(network.graph, "cross_entropy" if train else None, scale=scale)
     device = _target("cuda" if stage == "ptx" else target, None, accuracy, precision)
     lowered = _laid_out(lowered, device)

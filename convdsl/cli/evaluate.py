@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from convdsl.cli import networks
-from convdsl.cli.compile import add_accuracy
+from convdsl.cli.compile import add_target
 from convdsl.diagnostics import problem
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.data import Part, has_test_part, open_data
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="W", type=Path, required=True)
     parser.add_argument("--batch", metavar="N", type=networks.positive, default=64)
     parser.add_argument("--threads", metavar="N", type=networks.positive)
-    add_accuracy(parser)
+    add_target(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -35,7 +35,13 @@ def run(args: argparse.Namespace) -> int:
     part: Part = "test" if has_test_part(args.data) else "train"
     classes = graph.outputs[0][1].type.channels
     data = open_data(args.data, InputSpec.of(graph.inputs[0]), classes, part)
-    program = network.compile(batch=args.batch, threads=args.threads, accuracy=args.accuracy)
+    program = network.compile(
+        args.target,
+        args.batch,
+        threads=args.threads,
+        precision=args.precision,
+        accuracy=args.accuracy,
+    )
     program.load(args.weights)
     found = evaluate(program, data)
     if args.format == "json":

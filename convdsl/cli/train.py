@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from convdsl.cli import networks
-from convdsl.cli.compile import add_accuracy
+from convdsl.cli.compile import add_target
 from convdsl.cli.output import report
 from convdsl.diagnostics import problem
 from convdsl.graph import Setting
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, (shown, help) in FLAGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=shown, help=help)
     parser.add_argument("--threads", metavar="N", type=networks.positive)
-    add_accuracy(parser)
+    add_target(parser)
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="without it, a folder called like the network"
     )
@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         args.threads,
         (_View(),),
         accuracy=args.accuracy,
+        target=args.target,
+        precision=args.precision,
     )
     print(
         f"{network.name}: {len(training):,} examples to train on, {len(validation):,} to validate, "

@@ -64,6 +64,14 @@ class DeviceArray:
     seen: Callable[[], None]
     """Is called when somebody else takes the array."""
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """A copy on the host."""
+        found = np.empty(self.shape, self.dtype)
+        with self.device:
+            self.device.bring(found, self.address, self.stream)
+            self.device.wait(self.stream)
+        return found if dtype is None else found.astype(dtype)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         # Not all libraries look at a stream that is named here, so the work is done first.

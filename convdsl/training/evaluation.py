@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +37,14 @@ def evaluate(
     ``program`` is compiled for inference and gives logits N×classes.
     """
     chosen = np.arange(len(data)) if indices is None else indices
-    scores = []
-    for x, _, count in evaluation_batches(data, chosen, program.batch, augmentations):
-        logits = program(x)
-        assert isinstance(logits, np.ndarray)
-        scores.append(logits[:count])
+    counts: list[int] = []
+
+    def images() -> Iterator[tuple[Array]]:
+        for x, _, count in evaluation_batches(data, chosen, program.batch, augmentations):
+            counts.append(count)
+            yield (x,)
+
+    scores = [scored[: counts[n]] for n, scored in enumerate(program.map(images()))]
     logits = np.concatenate(scores).astype(np.float64)
     target = data.labels[chosen]
     loss = float(CrossEntropy().evaluate(logits, target))

@@ -49,8 +49,10 @@ class Trainer:
 
     ``training`` and ``validation`` are indices into ``data``. With a ``folder`` everything is kept
     there, and `fit` goes on from the checkpoint that it holds: on the same number of ``threads`` to
-    the bit-identical result. Raises CompileError E571 where the checkpoint is of another training,
-    E572 where network or data cannot be trained on.
+    the bit-identical result. On the GPU, ``target`` cuda, the next batch travels while one is in
+    use; in fp16 the loss is scaled, by a factor that checkpoints keep. Raises
+    CompileError E571 where the checkpoint is of another training, E572 where network or data cannot
+    be trained on.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Trainer:
         watchers: Sequence[Watcher] = (),
         save_every: float = SAVE_EVERY,
         accuracy: str = "fast",
+        target: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
         graph = network.graph
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -79,6 +83,8 @@ class Trainer:
         self.save_every = save_every
         options: dict[str, Any] = {"batch": recipe.batch, "threads": threads}
         options |= {"accuracy": accuracy, "seed": recipe.seed}
+        options |= {"target": target, "precision": precision}
+        self.precision = precision
         self.program = network.compile(
             train=True, loss=recipe.loss, optimizer=recipe.optimizer, **options
         )
@@ -97,10 +103,12 @@ class Trainer:
         recipe = self.recipe
         told = {name: str(value) for name, value in vars(recipe).items()}
         told["augment"] = ", ".join(map(str, recipe.augment))
-        return {**told, "network": self.network.to_text(), "examples": str(len(self.training))}
+        told |= {"network": self.network.to_text(), "examples": str(len(self.training))}
+        return {**told, "precision": self.precision}
 
     def _restore(self, kept: Checkpoint) -> None:
-        before, now = kept.progress.recipe, self.progress.recipe
+        # Before there were others, all were trained in float32.
+        before, now = {"precision": "fp32", **kept.progress.recipe}, self.progress.recipe
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:
             raise problem(
@@ -146,11 +154,11 @@ class Trainer:
             at.epoch,
             at.batch,
         )
-        for number, (x, target) in enumerate(given, at.batch):
+        for number, (x, target) in enumerate(self.program.prefetch(given), at.batch):
             rate = self.recipe.rate(at.epoch + number / self.batches)
             loss = self.program.step(x, target, lr=rate)
             if not math.isfinite(loss):
-                raise self._diverged(x)
+                raise self._diverged(np.asarray(x))
             self.progress = replace(
                 self.progress,
                 batch=number + 1,

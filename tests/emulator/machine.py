@@ -27,10 +27,11 @@ def compile_emulated(
     seed: int = 0,
     target: Target | None = None,
     precision: str = "fp32",
+    scale: Any = None,
 ) -> Program:
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
     target = target or compiler._target("cuda", precision=precision)
-    scale = compiler.LOSS_SCALE.get(precision, 1.0)
+    scale = compiler.scale_of(precision, optimizer) if scale is None else scale
     lowered = compiler._laid_out(compiler.lower(graph, loss, optimizer, scale=scale), target)
     planned = plan(lowered, batch, target)
     program = Program(lowered, planned, seed)
