@@ -35,20 +35,16 @@ def compile(
     recompute: bool = False,
     accuracy: str = "fast",
 ) -> Program:
-    """A network's graph as a program: for inference, or for training with a loss.
+    """A network's graph as a program, ready to run: for inference, or for training with a loss.
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
     On the GPU the ``precision`` is what the factors of convolutions and products are rounded to.
     """
-    _check(batch, precision, optimizer, accuracy)
-    device = _target(target, threads, accuracy, precision)
-    scale = scale_of(precision, optimizer)
-    lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
-    planned = plan(lowered, batch, device)
-    from convdsl.runtime.program import Program
-
-    program = Program(lowered, planned, seed)
+    program = build(
+        graph, target, batch, loss, optimizer, threads, precision, seed, recompute, accuracy
+    )
+    planned = program.plan
     if target == "cuda":
         from convdsl.runtime.cuda import CudaMachine
 
@@ -58,6 +54,31 @@ def compile(
 
         program.attach(CpuMachine(planned, program.variables))
     return program
+
+
+def build(
+    graph: Graph,
+    target: str = "cpu",
+    batch: int = 1,
+    loss: str | Loss | None = None,
+    optimizer: object | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+    recompute: bool = False,
+    accuracy: str = "fast",
+) -> Program:
+    """The program of `compile` before there is a device and before kernels are compiled.
+
+    It has everything that is written into a package, and cannot run.
+    """
+    _check(batch, precision, optimizer, accuracy)
+    device = _target(target, threads, accuracy, precision)
+    scale = scale_of(precision, optimizer)
+    lowered = _laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    from convdsl.runtime.program import Program
+
+    return Program(lowered, plan(lowered, batch, device), seed)
 
 
 def lower(

@@ -7,6 +7,7 @@ this module's own. It needs `cuda.bindings` and nothing of convdsl: packages hol
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ NUMBER = 0
 """Of the GPU that is used: the first."""
 LOG = 8_192
 """Bytes of what the driver's assembler may have to say."""
+OLDEST_PTX = {80: "7.0", 86: "7.1", 87: "7.4", 89: "7.8", 90: "7.8"}
+"""The version of PTX that first knew an architecture (PTX ISA, release notes)."""
 UNTIMED = 2
 """The flag of events that only order work."""
 
@@ -222,7 +225,7 @@ class Device:
         kinds = self._api.CUjit_option
         log = bytearray(LOG)
         options = [kinds.CU_JIT_ERROR_LOG_BUFFER, kinds.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES]
-        image = ptx.encode() + b"\0"
+        image = understood(ptx).encode() + b"\0"
         code, module = self._api.cuModuleLoadDataEx(image, len(options), options, [log, LOG])
         if code != self._api.CUresult.CUDA_SUCCESS:
             told = bytes(log).split(b"\0")[0].decode(errors="replace").strip()
@@ -275,6 +278,15 @@ class Device:
     def replay(self, graph: Graph) -> None:
         """Put a graph's launches on the stream, at the cost of one."""
         self._call("cuGraphLaunch", graph.executable, self.stream)
+
+
+def understood(ptx: str) -> str:
+    """PTX in the oldest version that knows its architecture, for the driver may be older than the
+    toolkit, whose own version it says it is. The kernels need no instruction that came later.
+    """
+    target = re.search(r"^\.target sm_(\d+)", ptx, re.MULTILINE)
+    version = target and OLDEST_PTX.get(int(target[1]))
+    return re.sub(r"^\.version .*$", f".version {version}", ptx, flags=re.M) if version else ptx
 
 
 def _release(api: Any, context: Any, streams: list[Any], owned: list[tuple[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import convdsl
 from convdsl import CompileError
+from convdsl.runtime import driver
 
 TEXT = """net Tiny {
   input 2@8x8
@@ -76,6 +77,21 @@ def test_too_little_memory_is_a_diagnostic_and_what_was_taken_is_given_back(gpu)
     del caught
     gc.collect()
     assert gpu.room == 3_000
+
+
+def test_what_the_drivers_assembler_says_is_told(gpu):
+    gpu.refuses = b"ptxas error: a word that it does not know"
+    with pytest.raises(CompileError, match="invalid ptx: ptxas error: a word") as caught:
+        convdsl.load_source(TEXT).compile("cuda", batch=2)
+    assert [d.code for d in caught.value.diagnostics] == ["E514"]
+
+
+def test_kernels_ask_for_no_newer_driver_than_they_need():
+    header = ".version 9.0\n.target sm_{}\n.address_size 64\n"
+    assert driver.understood(header.format(80)).startswith(".version 7.0\n.target sm_80\n")
+    assert driver.understood(header.format(90)).startswith(".version 7.8\n")
+    newest = header.format(999)
+    assert driver.understood(newest) == newest
 
 
 def test_memory_goes_with_the_program(gpu):
