@@ -268,18 +268,22 @@ class CudaMachine(Machine):
                     self.device.fetch(array, self._addresses[name])
         self._newer = False
 
-    def seconds(self, repeats: int, last: int | None = None) -> float:
-        """How long a call, or the steps before ``last``, take on the device alone.
+    def seconds(self, repeats: int, training: bool = False) -> float:
+        """How long a call, or a step of training, takes on the device alone.
 
-        They run on what was given last by the host.
+        It runs on what the host gave last, and trains on it.
         """
+        plan = self.plan
+        step = ((0, plan.shared), (plan.forward, len(plan.steps)))
         with self.device:
             self._addresses |= self._own.addresses
-            graph = self._graph(0, self.plan.forward if last is None else last)
+            graphs = [self._graph(*part) for part in (step if training else ((0, plan.forward),))]
+            self._newer = self._newer or training
             self.device.wait()
             start = time.perf_counter()
             for _ in range(repeats):
-                self.device.replay(graph)
+                for graph in graphs:
+                    self.device.replay(graph)
             self.device.wait()
             return (time.perf_counter() - start) / repeats
 

@@ -35,6 +35,7 @@ def tool(monkeypatch):
     monkeypatch.setattr(module.peers, "layers_of", lambda name: [layer])
     for name, value in (("RANDOM_NETWORKS", 3), ("NETWORKS", ("lenet",)), ("MEASURED", 0.0)):
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "TRAINED", (("lenet", 1),))
     monkeypatch.setattr(module, "ROUNDS", 1)
     return module
 
@@ -116,8 +117,9 @@ def test_what_fails_leaves_the_other_checks(tool, tmp_path):
 
 
 def test_speeds_are_measured_beside_torch(tool, torch_on_the_cpu, tmp_path):
-    assert tool.main(["--out", str(tmp_path), "--only", "layers", "inference"]) == 0
-    for section, count in (("layers", 3), ("inference", 6)):
+    sections = ("layers", "inference", "training")
+    assert tool.main(["--out", str(tmp_path), "--only", *sections]) == 0
+    for section, count in zip(sections, (3, 6, 2), strict=True):
         found = json.loads((tmp_path / f"{section}.json").read_text(encoding="utf-8"))
         assert len(found["rows"]) == count
         for row in found["rows"]:
@@ -126,3 +128,16 @@ def test_speeds_are_measured_beside_torch(tool, torch_on_the_cpu, tmp_path):
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "geometric mean" in report
     assert "aimed for: 0.6" in report
+    trained = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["precision"] for row in trained} == {"fp32", "tf32"}
+    assert all(row["loss"] > 1 and row["difference"] < 0.02 for row in trained)
+
+
+def test_a_step_that_torch_does_not_capture_is_measured_as_it_is(tool, torch_on_the_cpu, tmp_path):
+    def refused(torch, function, given):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    tool._captured, tool.TRAINED_IN = refused, ("fp32",)
+    assert tool.main(["--out", str(tmp_path), "--only", "training"]) == 0
+    rows = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["rows"]
+    assert all("torch, not captured" in row["seconds"] for row in rows)
