@@ -9,14 +9,17 @@ written yet.
 import ctypes
 import itertools
 import random
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
+from cuda.bindings import driver as bindings
 from emulator import launch
 
 DTYPES = {"float32": np.float32, "int64": np.int64}
@@ -65,6 +68,16 @@ class Wait:
     after: int
 
 
+@cache
+def _arity(call):
+    """How many arguments a call of the bindings takes, by the first line of its documentation."""
+    first = getattr(bindings, call).__doc__.splitlines()[0]
+    text = first[first.index("(") + 1 : first.rindex(")")]
+    while (simpler := re.sub(r"\[[^][]*\]", "", text)) != text:
+        text = simpler  # commas within brackets part nothing
+    return len(text.split(",")) if text else 0
+
+
 class EmulatedDriver:
     """The driver of one GPU that has ``room`` bytes.
 
@@ -73,14 +86,9 @@ class EmulatedDriver:
     """
 
     CUresult = CUresult
-    CUdevice_attribute = Enum(
-        "CUdevice_attribute",
-        [f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}" for part in ("MAJOR", "MINOR")],
-    )
-    CUjit_option = Enum(
-        "CUjit_option", ["CU_JIT_ERROR_LOG_BUFFER", "CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES"]
-    )
-    CUDA_KERNEL_NODE_PARAMS = SimpleNamespace
+    CUdevice_attribute = bindings.CUdevice_attribute
+    CUjit_option = bindings.CUjit_option
+    CUDA_KERNEL_NODE_PARAMS = bindings.CUDA_KERNEL_NODE_PARAMS
 
     def __init__(self, room=1 << 30, working="late"):
         self.room = room
@@ -93,6 +101,7 @@ class EmulatedDriver:
         self.refuses = None
         """What the assembler says of every kernel, where it refuses them."""
         self._chance = random.Random(working)
+        self._functions = {}
         self._numbers = itertools.count(0x1000)
         self._lock = threading.RLock()
         self._contexts = threading.local()
@@ -102,6 +111,7 @@ class EmulatedDriver:
             raise AttributeError(name)
 
         def answer(*arguments):
+            assert len(arguments) == _arity(name), f"{name} takes {_arity(name)} arguments"
             with self._lock:
                 self.calls.append(name)
                 if name not in ANYWHERE and not self._stack():
@@ -269,7 +279,7 @@ class EmulatedDriver:
         return number
 
     def _cuDeviceGetAttribute(self, attribute, device):
-        return 8 if "MAJOR" in attribute.name else 0
+        return 8 if attribute.name.endswith("CAPABILITY_MAJOR") else 0
 
     # -- kernels -----------------------------------------------------------------------------
     def load(self, kernels, arch):
@@ -288,18 +298,21 @@ class EmulatedDriver:
 
     def _cuModuleGetFunction(self, module, name):
         assert name in module
-        return self.kernels[name.decode()]
+        number = next(self._numbers)
+        self._functions[number] = self.kernels[name.decode()]
+        return bindings.CUfunction(number)
 
-    def _cuLaunchKernel(self, kernel, *rest):
-        (x, y, z, *block), (dynamic, stream, values, extra) = rest[:6], rest[6:]
+    def _cuLaunchKernel(self, function, *rest):
+        (x, y, z, *block), (dynamic, stream, (values, types), extra) = rest[:6], rest[6:]
         assert extra == 0
-        work = self._checked(kernel, (x, y, z), block, dynamic, values)
+        assert types == (ctypes.c_int64,) * len(values)
+        work = self._checked(function, (x, y, z), block, dynamic, values)
         self._put(stream, lambda: self._execute(*work))
 
-    def _checked(self, kernel, grid, block, dynamic, parameters):
-        values, types = parameters
+    def _checked(self, function, grid, block, dynamic, values):
+        kernel = self._functions[int(function)]
         assert (grid[1:], list(block[1:]), dynamic) == ((1, 1), [1, 1], 0)
-        assert len(values) == len(types) == len(kernel.pointers) + len(kernel.sizes)
+        assert len(values) == len(kernel.pointers) + len(kernel.sizes)
         assert grid[0] > 0
         assert block[0] == kernel.threads
         return kernel, grid[0], block[0], values
@@ -320,7 +333,12 @@ class EmulatedDriver:
         grid, block = (
             [getattr(p, f"{name}Dim{axis}") for axis in "XYZ"] for name in ("grid", "block")
         )
-        return self._checked(p.func, tuple(grid), block, p.sharedMemBytes, p.kernelParams)
+        kernel = self._functions[int(p.func)]
+        count = len(kernel.pointers) + len(kernel.sizes)
+        # As the driver reads them: an array of the parameters' addresses.
+        addresses = (ctypes.c_void_p * count).from_address(p.kernelParams)
+        values = tuple(ctypes.c_int64.from_address(address).value for address in addresses)
+        return self._checked(p.func, tuple(grid), block, p.sharedMemBytes, values)
 
     def _cuGraphAddKernelNode(self, graph, before, count, parameters):
         assert count == len(before)

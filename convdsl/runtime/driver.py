@@ -101,14 +101,13 @@ class Device:
 
     def __init__(self, problem: Problem = Refused) -> None:
         self._problem = problem
-        self._context = None
         try:
             self._api = binding()
             self._call("cuInit", 0)
             self._number = self._call("cuDeviceGet", NUMBER)
-            self._context = self._call("cuDevicePrimaryCtxRetain", self._number)
         except Exception:  # a broken driver installation may raise anything at all
             raise _no_device(problem) from None
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._number)
         self._owned: list[tuple[str, Any]] = []
         self._streams: list[Any] = []
         weakref.finalize(self, _release, self._api, self._context, self._streams, self._owned)
