@@ -241,6 +241,35 @@ def networks(report: Report) -> None:
         report.expect(error < TRAINED_TO, f"training {name} is off by {error:.1e}")
 
 
+def arrays(report: Report) -> None:
+    """Batches on their way while others are in use, and arrays of torch in and out."""
+    graph = convdsl.load("resnet20").graph
+    wanted = Wanted(graph, 16)
+    compile_together([wanted])
+    ours = wanted.program()
+    (image,) = _images(graph, 16)
+    batches = [(image * np.float32(1 + n),) for n in range(12)]
+    expected = [ours(*batch) for batch in batches]
+
+    def compare(name: str, found: Sequence[Array]) -> None:
+        error = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
+        report.rows.append({"name": name, "error": error})
+        report.expect(error == 0, f"{name} is off by {error:.1e}")
+
+    compare("batches ahead", list(ours.map(batches)))
+    compare("batches ahead, waited for", [ours(*batch) for batch in ours.prefetch(batches)])
+    if not (torch := _torch()):
+        return
+    for form in ("contiguous_format", "channels_last"):
+        found = []
+        for (batch,) in batches:
+            tensor = torch.from_numpy(batch).cuda().to(memory_format=getattr(torch, form))
+            tensor = tensor * 2 / 2  # work that the tensor's own stream has not done yet
+            y = torch.from_dlpack(ours.on_device(tensor))
+            found.append((y * 2 / 2).cpu().numpy())
+        compare(f"tensors of torch, {form}", found)
+
+
 # -- sections: how fast is it? ---------------------------------------------------------------
 
 
@@ -492,6 +521,7 @@ SECTIONS: dict[str, Callable[[Report], None]] = {
     "operations": operations,
     "random": random,
     "networks": networks,
+    "arrays": arrays,
     "layers": layers,
     "inference": inference,
     "training": training,

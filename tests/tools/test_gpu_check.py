@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from emulated_driver import EmulatedDriver
@@ -84,6 +85,16 @@ def test_sections_are_kept_and_not_run_again(tool, tmp_path, capsys):
     capsys.readouterr()
     tool.SECTIONS["random"] = lambda report: pytest.fail("it is there already")
     assert tool.main(wanted) == 0
+
+
+def test_arrays_of_torch_go_in_and_out(tool, torch_on_the_cpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, "_torch", lambda: torch)
+    monkeypatch.setattr(torch, "from_dlpack", lambda y: torch.from_numpy(np.asarray(y)))
+    small = tool.convdsl.load_source("net T { input 3@6x6\n conv 4@3x3 -> relu -> dense 3 }")
+    monkeypatch.setattr(tool.convdsl, "load", lambda name: small)
+    assert tool.main(["--out", str(tmp_path), "--only", "arrays"]) == 0
+    found = json.loads((tmp_path / "arrays.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["error"] for row in found] == [0, 0, 0, 0]
 
 
 def test_when_time_is_up_the_next_call_goes_on(tool, tmp_path, capsys):
