@@ -101,7 +101,8 @@ class _Plan:
             [pixels],
             slices * depth,
             family.groups,
-            tiles_for(self.precision, gathering=not self.pointwise),
+            # Addresses of spread results take as many registers as those of windows.
+            tiles_for(self.precision, gathering=self.spread or not self.pointwise),
             splittable=not self.spread,
         )
         self._pack(calls, temporaries, flat)
