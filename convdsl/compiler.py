@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from convdsl import passes
 from convdsl.diagnostics import problem
 from convdsl.graph import Graph
+from convdsl.passes import LossScale
 from convdsl.plan import Plan, Target, plan
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 STAGES = ("ast", "graph", "plan", "python", "llvm", "asm", "ptx")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LOSS_SCALE = {"fp16": 1024.0}
-"""By how much gradients are larger while they are computed, so that fp16's range holds them."""
+"""By how much gradients are larger while they are computed, so that fp16's range holds them; where
+parameters are updated, a `LossScale` finds the factor."""
 ACCURACIES = ("fast", "exact")
 
 
@@ -33,21 +35,17 @@ def compile(
     recompute: bool = False,
     accuracy: str = "fast",
 ) -> Program:
-    """A network's graph as a program: for inference, or for training with a loss.
+    """A network's graph as a program, ready to run: for inference, or for training with a loss.
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
     On the GPU the ``precision`` is what the factors of convolutions and products are rounded to;
     in bf16 and fp16 feature maps are stored in 16 bits, too.
     """
-    _check(batch, precision, optimizer, accuracy)
-    device = _target(target, threads, accuracy, precision)
-    scale = LOSS_SCALE.get(precision, 1.0)
-    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
-    planned = plan(lowered, batch, device)
-    from convdsl.runtime.program import Program
-
-    program = Program(lowered, planned, seed)
+    program = build(
+        graph, target, batch, loss, optimizer, threads, precision, seed, recompute, accuracy
+    )
+    planned = program.plan
     if target == "cuda":
         from convdsl.runtime.cuda import CudaMachine
 
@@ -59,16 +57,42 @@ def compile(
     return program
 
 
+def build(
+    graph: Graph,
+    target: str = "cpu",
+    batch: int = 1,
+    loss: str | Loss | None = None,
+    optimizer: object | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+    recompute: bool = False,
+    accuracy: str = "fast",
+) -> Program:
+    """The program of `compile` before there is a device and before kernels are compiled.
+
+    It has everything that is written into a package, and cannot run.
+    """
+    _check(batch, precision, optimizer, accuracy)
+    device = _target(target, threads, accuracy, precision)
+    scale = scale_of(precision, optimizer)
+    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    from convdsl.runtime.program import Program
+
+    return Program(lowered, plan(lowered, batch, device), seed)
+
+
 def lower(
     graph: Graph,
     loss: str | Loss | None = None,
     optimizer: object | None = None,
     recompute: bool = False,
-    scale: float = 1.0,
+    scale: float | LossScale = 1.0,
 ) -> Graph:
     """The graph in primitive ops: for inference, or with a loss, gradients and updates.
 
-    Gradients are ``scale`` times as large while they are computed.
+    Gradients are ``scale`` times as large while they are computed; one that is found while training
+    takes an optimiser.
     """
     graph = passes.specialise(graph, training=loss is not None)
     if loss is not None:
@@ -76,9 +100,17 @@ def lower(
         graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs), scale)
     if isinstance(optimizer, passes.Optimizer):
         graph = passes.add_updates(graph, optimizer)
+        if isinstance(scale, LossScale):
+            graph = passes.guard_updates(graph, scale)
     graph = passes.expand(graph)
     graph = passes.fuse(passes.simplify(graph))
     return passes.recompute(graph) if recompute and loss is not None else graph
+
+
+def scale_of(precision: str, optimizer: object | None = None) -> float | LossScale:
+    """By how much gradients are larger while they are computed."""
+    scale = LOSS_SCALE.get(precision, 1.0)
+    return LossScale() if optimizer is not None and scale != 1.0 else scale
 
 
 def emit(
@@ -99,7 +131,7 @@ def emit(
         return listings.tree(network.file)
     if stage == "graph" and not train:
         return listings.graph(network.graph)
-    scale = LOSS_SCALE.get(precision, 1.0)
+    scale = scale_of(precision)
     lowered = lower(network.graph, "cross_entropy" if train else None, scale=scale)
     device = _target("cuda" if stage == "ptx" else target, None, accuracy, precision)
     lowered = laid_out(lowered, device)

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ from convdsl.compiler import laid_out, lower  # noqa: E402
 from convdsl.graph import Graph  # noqa: E402
 from convdsl.kernels.cuda.target import CudaTarget  # noqa: E402
 from convdsl.ops import registry  # noqa: E402
+from convdsl.passes import Optimizer  # noqa: E402
 from convdsl.plan import Plan, plan  # noqa: E402
 from convdsl.runtime import cuda_compilation  # noqa: E402
-from convdsl.runtime.cuda import CudaMachine  # noqa: E402
-from convdsl.runtime.driver import Device  # noqa: E402
+from convdsl.runtime.cuda import CudaMachine, open_device  # noqa: E402
 from convdsl.runtime.interpreter import evaluate  # noqa: E402
 from convdsl.runtime.program import Program  # noqa: E402
 from convdsl.views.table import Column, markdown_table  # noqa: E402
@@ -69,6 +70,11 @@ BARS = {
     ("inference", "fp32", 1): 1.2,
 }
 """What is aimed for: torch's time over ours, as a geometric mean."""
+TRAINED = (("lenet", 64), ("alexnet_torchvision", 32), ("resnet50", 32))
+"""Networks and batches whose steps are timed."""
+TRAINED_IN = ("fp32", "tf32")
+RATE = 1e-4
+"""The learning rate of timed steps, on the same batch over and over."""
 ROUNDS = 5
 MEASURED = 0.02
 """Seconds that a round of a competitor takes at least."""
@@ -97,10 +103,11 @@ class Wanted:
     batch: int
     loss: str | None = None
     precision: str = "fp32"
+    optimizer: Optimizer | None = None
 
     @property
     def lowered(self) -> Graph:
-        return lower(self.graph, self.loss)
+        return lower(self.graph, self.loss, self.optimizer)
 
     def plan(self) -> Plan:
         target = CudaTarget(self.precision)
@@ -116,7 +123,7 @@ class Wanted:
 def compile_together(wanted: Iterable[Wanted]) -> int:
     """Compile the kernels of many programs on all cores; how many there are."""
     kernels = {k.key: k for each in wanted for k in each.plan().kernels}
-    cuda_compilation.load(list(kernels.values()), Device().arch)
+    cuda_compilation.load(list(kernels.values()), open_device().arch)
     return len(kernels)
 
 
@@ -171,7 +178,7 @@ def attempt(report: Report, name: str, check: Callable[[], None]) -> None:
 
 def device(report: Report) -> None:
     """Which GPU and which versions."""
-    found = {"arch": Device().arch}
+    found = {"arch": open_device().arch}
     for name in ("numba", "numba-cuda", "cuda-bindings", "torch"):
         try:
             found[name] = peers.version(name)
@@ -233,6 +240,35 @@ def networks(report: Report) -> None:
         report.expect(error < TRAINED_TO, f"training {name} is off by {error:.1e}")
 
 
+def arrays(report: Report) -> None:
+    """Batches on their way while others are in use, and arrays of torch in and out."""
+    graph = convdsl.load("resnet20").graph
+    wanted = Wanted(graph, 16)
+    compile_together([wanted])
+    ours = wanted.program()
+    (image,) = _images(graph, 16)
+    batches = [(image * np.float32(1 + n),) for n in range(12)]
+    expected = [ours(*batch) for batch in batches]
+
+    def compare(name: str, found: Sequence[Array]) -> None:
+        error = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
+        report.rows.append({"name": name, "error": error})
+        report.expect(error == 0, f"{name} is off by {error:.1e}")
+
+    compare("batches ahead", list(ours.map(batches)))
+    compare("batches ahead, waited for", [ours(*batch) for batch in ours.prefetch(batches)])
+    if not (torch := _torch()):
+        return
+    for form in ("contiguous_format", "channels_last"):
+        found = []
+        for (batch,) in batches:
+            tensor = torch.from_numpy(batch).cuda().to(memory_format=getattr(torch, form))
+            tensor = tensor * 2 / 2  # work that the tensor's own stream has not done yet
+            y = torch.from_dlpack(ours.on_device(tensor))
+            found.append((y * 2 / 2).cpu().numpy())
+        compare(f"tensors of torch, {form}", found)
+
+
 # -- sections: how fast is it? ---------------------------------------------------------------
 
 
@@ -256,7 +292,7 @@ def layers(report: Report) -> None:
                 ),
                 [image, weight],
             )
-            row = _measured(str(layer), 32, precision, ours, calls)
+            row = _measured(str(layer), 32, precision, _seconds(ours), calls)
             row["how"] = peers.how(ours)
             report.rows.append(row)
 
@@ -275,7 +311,7 @@ def inference(report: Report) -> None:
         arrays = {**ours.parameters, **ours.buffers}
         module = peers.torch_module(graph, arrays, training=False).requires_grad_(False).cuda()
         calls = _torch_calls(torch, precision, module, [image], module)
-        row = _measured(name, batch, precision, ours, calls)
+        row = _measured(name, batch, precision, _seconds(ours), calls)
         with torch.no_grad(), _exact(torch):
             expected = module.float()(torch.from_numpy(image).cuda()).cpu().numpy()
         row["difference"] = float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -284,14 +320,83 @@ def inference(report: Report) -> None:
         report.expect(row["difference"] < AGREES_TO[precision], text)
 
 
+def training(report: Report) -> None:
+    """Steps of training: forward, loss, backward and SGD with momentum."""
+    torch = _needed()
+    optimizer = convdsl.SGD(momentum=0.9)
+    graphs = {name: convdsl.load(name).graph for name, _ in TRAINED}
+    cases = [
+        Wanted(graphs[name], batch, "cross_entropy", precision, optimizer)
+        for name, batch in TRAINED
+        for precision in TRAINED_IN
+    ]
+    compile_together(cases)
+    for wanted in cases:
+        graph, batch, precision = wanted.graph, wanted.batch, wanted.precision
+        ours = wanted.program()
+        (image,) = _images(graph, batch)
+        target = np.arange(batch) % graph.outputs[0][1].type.channels
+        arrays = {n: a.copy() for n, a in {**ours.parameters, **ours.buffers}.items()}
+        loss = ours.step(image, target, lr=RATE)
+        row = {"name": graph.name, "loss": loss}
+        with _exact(torch), torch.no_grad():
+            module = peers.torch_module(graph, arrays, training=True).cuda()
+            given = [torch.from_numpy(a).cuda() for a in (image, target)]
+            expected = float(torch.nn.functional.cross_entropy(module(given[0]), given[1]))
+        if "random_key" not in ours.variables:  # what drops out is another choice than torch's
+            row["difference"] = abs(loss - expected) / abs(expected)
+            text = f"the loss of {graph.name} in {precision} is off by {row['difference']:.1e}"
+            report.expect(row["difference"] < AGREES_TO[precision], text)
+        calls = _torch_steps(torch, precision, graph, arrays, image, target)
+        measured = _measured(graph.name, batch, precision, _seconds(ours, training=True), calls)
+        report.rows.append(row | measured)
+
+
+def _torch_steps(
+    torch: Any, precision: str, graph: Graph, arrays: dict[str, Array], image: Array, target: Array
+) -> dict[str, Callable[[], None]]:
+    """Torch's captured steps, in both formats of memory."""
+    _choose_precision(torch, precision)
+    calls = {}
+    for name, form in peers.FORMATS.items():
+        order = getattr(torch, form)
+        module = peers.torch_module(graph, arrays, training=True).cuda().to(memory_format=order)
+        optimizer = torch.optim.SGD(module.parameters(), RATE, momentum=0.9, fused=True)
+
+        def step(x: Any, y: Any, module: Any = module, optimizer: Any = optimizer) -> Any:
+            with torch.enable_grad():
+                optimizer.zero_grad(set_to_none=True)
+                loss = torch.nn.functional.cross_entropy(module(x), y)
+                loss.backward()
+                optimizer.step()
+            return loss.detach()
+
+        x = torch.from_numpy(image.copy()).cuda().to(memory_format=order)
+        given = [x, torch.from_numpy(target.copy()).cuda()]
+        try:
+            calls[name] = _captured(torch, step, given)
+        except RuntimeError as reason:
+            print(f"{graph.name}, {name}: not captured, {reason}", file=sys.stderr)
+            calls[f"{name}, not captured"] = partial(step, *given)
+    return calls
+
+
+def _seconds(ours: Program, training: bool = False) -> Callable[[int], float]:
+    """The seconds of a call of our program on the GPU, from so many."""
+    machine = ours.machine
+    assert isinstance(machine, CudaMachine)
+    return partial(machine.seconds, training=training)
+
+
 def _measured(
-    name: str, batch: int, precision: str, ours: Program, calls: dict[str, Callable[[], None]]
+    name: str,
+    batch: int,
+    precision: str,
+    ours: Callable[[int], float],
+    calls: dict[str, Callable[[], None]],
 ) -> dict[str, Any]:
     """Medians of interleaved rounds, each of many replays of a captured graph."""
     import torch
-
-    machine = ours.machine
-    assert isinstance(machine, CudaMachine)
 
     def block(call: Callable[[int], float]) -> Callable[[], float]:
         call(3)
@@ -309,7 +414,7 @@ def _measured(
 
         return seconds
 
-    competitors = {"convdsl": block(machine.seconds)}
+    competitors = {"convdsl": block(ours)}
     competitors |= {n: block(replayed(call)) for n, call in calls.items()}
     times: dict[str, list[float]] = {n: [] for n in competitors}
     for _ in range(ROUNDS):
@@ -331,9 +436,7 @@ def _torch_calls(
 ) -> dict[str, Callable[[], None]]:
     """Torch's captured graphs of a function, in both formats of memory."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = True
+    _choose_precision(torch, precision)
     calls = {}
     for name, form in peers.FORMATS.items():
         order = getattr(torch, form)
@@ -345,6 +448,12 @@ def _torch_calls(
             function = copy.deepcopy(module).to(kind).to(memory_format=order)
         calls[name] = _captured(torch, function, given)
     return calls
+
+
+def _choose_precision(torch: Any, precision: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True
 
 
 def _captured(torch: Any, function: Any, given: Sequence[Any]) -> Callable[[], None]:
@@ -411,8 +520,10 @@ SECTIONS: dict[str, Callable[[Report], None]] = {
     "operations": operations,
     "random": random,
     "networks": networks,
+    "arrays": arrays,
     "layers": layers,
     "inference": inference,
+    "training": training,
 }
 
 
@@ -486,7 +597,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="when no section starts")
     args = parser.parse_args(arguments)
     try:
-        Device()
+        open_device()
     except convdsl.CompileError as reason:
         print(reason, file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@
     tools/offline.py                                  # the five networks of the test suite
     tools/offline.py resnet50 --arch sm_90 --markdown found.md
     tools/offline.py --all                            # the whole zoo
+    tools/offline.py --summary lenet5 resnet18        # a line for every network and architecture
 
 Run it with the environment's Python (`.venv/bin/python`) and the `cuda` extra. Every kernel of the
 plans for inference (batches 1 and 32) and for training (batch 32) goes to PTX and through `ptxas`.
@@ -16,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -85,6 +87,25 @@ def table(rows: list[tuple[str, Kernel, Usage]]) -> str:
     return markdown_table(columns, cells)
 
 
+def summary(rows: dict[tuple[str, str], list[tuple[Kernel, Usage]]], precision: str) -> str:
+    """A line for every network and architecture."""
+    columns = [Column("network"), Column("precision"), Column("architecture")]
+    heads = ("kernels", "most registers", "spills", "least occupancy", "median")
+    columns += [Column(name, right=True) for name in heads]
+    cells = []
+    for (network, arch), found in rows.items():
+        occupancies = [usage.occupancy(kernel.threads, arch) for kernel, usage in found]
+        told = (
+            str(len(found)),
+            str(max(usage.registers for _, usage in found)),
+            str(sum(usage.spills + usage.stack for _, usage in found)),
+            f"{min(occupancies):.0%}",
+            f"{median(occupancies):.0%}",
+        )
+        cells.append((network, precision, arch, *told))
+    return markdown_table(columns, cells)
+
+
 def zoo() -> list[str]:
     """Every bundled network."""
     paths = sorted((ROOT / "networks").glob("*.cnn"))
@@ -98,19 +119,25 @@ def main() -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--inference", action="store_true", help="leave out training")
     parser.add_argument("--arch", action="append", help="sm_80 and sm_90 where none is given")
+    parser.add_argument("--summary", action="store_true", help="networks, not their kernels")
     parser.add_argument("--markdown", type=Path, help="write the table there as well")
     options = parser.parse_args()
     names = zoo() if options.all else options.networks
-    found = kernels(names, not options.inference, options.precision).values()
-    rows = []
+    together = [[name] for name in names] if options.summary else [names]
+    found: dict[tuple[str, str], list[tuple[Kernel, Usage]]] = {}
     failed = False
-    for arch in options.arch or ARCHITECTURES:
-        for kernel, usage in usages(found, arch):
-            rows.append((arch, kernel, usage))
-            if usage.spills or usage.stack:
-                failed = True
-                print(f"{kernel.name} {kernel.key} on {arch}: {usage}", file=sys.stderr)
-    text = table(rows)
+    for some in together:
+        wanted = kernels(some, not options.inference, options.precision).values()
+        for arch in options.arch or ARCHITECTURES:
+            rows = found[some[0], arch] = list(usages(wanted, arch))
+            for kernel, usage in rows:
+                if usage.spills or usage.stack:
+                    failed = True
+                    print(f"{kernel.name} {kernel.key} on {arch}: {usage}", file=sys.stderr)
+    if options.summary:
+        text = summary(found, options.precision)
+    else:
+        text = table([(arch, *row) for (_, arch), rows in found.items() for row in rows])
     print(text)
     if options.markdown:
         options.markdown.write_text(text + "\n", encoding="utf-8")

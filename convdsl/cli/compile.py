@@ -1,4 +1,6 @@
-"""Write a Python package of a network that runs on numpy and numba alone, or print a stage."""
+"""Write a Python package of a network that runs without convdsl, or print a stage.
+
+A package for the CPU needs numpy and numba, one for a GPU numpy and numba-cuda."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from convdsl.cli import networks
-from convdsl.compiler import STAGES, emit
+from convdsl.compiler import STAGES, build, emit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +46,11 @@ def run(args: argparse.Namespace) -> int:
         options = (args.target, args.batch, args.train, args.precision, args.arch, args.accuracy)
         print(emit(network, args.emit, *options))
         return 0
-    program = network.compile(
+    program = build(
+        network.graph,
         args.target,
         args.batch,
-        args.train,
+        "cross_entropy" if args.train else None,
         precision=args.precision,
         accuracy=args.accuracy,
     )

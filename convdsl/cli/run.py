@@ -163,7 +163,7 @@ def _package(args: argparse.Namespace) -> _Subject:
         "--batch": args.batch is not None and args.batch != plan["batch"],
         "--set": bool(args.set),
         "--input-size": bool(args.input_size),
-        "--target": args.target != "cpu",
+        "--target": args.target not in ("cpu", plan["target"]),
         "--profile": args.profile,
         "--backward": args.backward,
         "--activations": args.activations is not None,
@@ -238,8 +238,9 @@ def _heading(args: argparse.Namespace, subject: _Subject, given: _Given, batch: 
         weights = "of the package"
     else:
         weights = f"seeded with {args.seed}, untrained"
+    target = subject.program.plan["target"] if subject.program else args.target
     return (
-        f"{subject.name} on {args.target}, batch {batch}\n"
+        f"{subject.name} on {target}, batch {batch}\n"
         f"input:   {given.description}\n"
         f"weights: {weights}"
     )

@@ -5,6 +5,7 @@ from convdsl.passes.expand import expand
 from convdsl.passes.fuse import fuse
 from convdsl.passes.gradient import add_gradients, add_loss
 from convdsl.passes.recompute import recompute
+from convdsl.passes.scaling import LossScale, guard_updates
 from convdsl.passes.simplify import simplify
 from convdsl.passes.specialise import specialise
 from convdsl.passes.update import AVERAGE, SGD, Adam, Optimizer, Refined, RMSprop, add_updates
@@ -13,6 +14,7 @@ __all__ = [
     "AVERAGE",
     "SGD",
     "Adam",
+    "LossScale",
     "Optimizer",
     "RMSprop",
     "Refined",
@@ -22,6 +24,7 @@ __all__ = [
     "block",
     "expand",
     "fuse",
+    "guard_updates",
     "recompute",
     "simplify",
     "specialise",

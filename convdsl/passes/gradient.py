@@ -13,6 +13,7 @@ from convdsl.ops.expressions import Expr, Number
 from convdsl.ops.families import operand
 from convdsl.ops.losses import LOSSES, Loss
 from convdsl.ops.primitive import compute
+from convdsl.passes.scaling import LossScale
 
 
 def add_loss(graph: Graph, loss: str | Loss) -> Graph:
@@ -42,16 +43,21 @@ def add_loss(graph: Graph, loss: str | Loss) -> Graph:
     )
 
 
-def add_gradients(graph: Graph, by: Sequence[Value], scale: float = 1.0) -> Graph:
+def add_gradients(graph: Graph, by: Sequence[Value], scale: float | LossScale = 1.0) -> Graph:
     """The graph with the gradients of its first output, a scalar, as further outputs.
 
     They are called ``gradient of NAME`` in the order of ``by``. A value that the scalar does not
     depend on has a gradient of zeros. With a ``scale`` they are computed that many times as large,
-    which keeps small ones representable in half precision, and divided by it in the end.
+    which keeps small ones representable in half precision, and divided by it in the end; one that
+    is found while training is a new state.
     """
     (_, loss), *_ = graph.outputs
     b = Builder(graph)
-    parts: dict[Value, list[Value]] = {loss: [_filled(b, scale, loss.type)]}
+    if isinstance(scale, LossScale):
+        factor: Value = scale.variable(b)
+    else:
+        factor = _filled(b, scale, loss.type)
+    parts: dict[Value, list[Value]] = {loss: [factor]}
     wanted = set(by)
     for node in graph.nodes:
         if any(v in wanted for v in node.inputs):
@@ -72,13 +78,19 @@ def add_gradients(graph: Graph, by: Sequence[Value], scale: float = 1.0) -> Grap
         b.prefix = f"{value.name}.gradient."
         total = _total(b, parts.get(value))
         if total is not None and scale != 1.0:
-            total = compute(b, operand(0) * (1.0 / scale), [total], total.type)
+            total = _unscaled(b, total, scale, factor)
         gradients.append((f"gradient of {value.name}", total or _filled(b, 0.0, value.type)))
     return graph.replace(
         variables=tuple(b.variables),
         nodes=tuple(b.nodes),
         outputs=(*graph.outputs, *gradients),
     )
+
+
+def _unscaled(b: Builder, total: Value, scale: float | LossScale, factor: Value) -> Value:
+    if isinstance(scale, LossScale):
+        return compute(b, operand(0) / operand(1), [total, factor], total.type)
+    return compute(b, operand(0) * (1.0 / scale), [total], total.type)
 
 
 def _filled(b: Builder, value: float, type: TensorType) -> Value:

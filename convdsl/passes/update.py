@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import add
 
-from convdsl.graph import Builder, Graph, Initialiser, TensorType, Value, Variable
+from convdsl.graph import Builder, Graph, Initialiser, Value, Variable
 from convdsl.ops.expressions import Expr, Number, maximum, minimum, power, sqrt
 from convdsl.ops.families import operand
 from convdsl.ops.primitive import compute
-
-SCALAR = TensorType((), batched=False)
-
+from convdsl.passes.scaling import SCALAR, square_norm
 
 AVERAGE = ".average"
 """What is behind the name of a parameter in that of its moving average."""
@@ -174,11 +170,10 @@ class Refined(Optimizer):
         if not self.clip:
             return list(gradients)
         g = operand(0)
-        squares = [compute(b, g * g, [value], value.type, SCALAR) for value in gradients]
-        total = reduce(add, [operand(k) for k in range(len(squares))])
+        norm = square_norm(b, gradients)
         # The tiny number is PyTorch's: gradients of zeros have no norm to divide by.
-        share = minimum(Number(self.clip) / (sqrt(total) + 1e-6), 1.0)
-        scale = compute(b, share, squares, SCALAR)
+        share = minimum(Number(self.clip) / (sqrt(g) + 1e-6), 1.0)
+        scale = compute(b, share, [norm], SCALAR)
         return [compute(b, g * operand(1), [value, scale], value.type) for value in gradients]
 
     def averages(self, b: Builder, variables: Sequence[Variable]) -> None:

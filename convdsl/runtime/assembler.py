@@ -17,6 +17,7 @@ from pathlib import Path
 
 from convdsl.diagnostics import problem
 from convdsl.kernels.cuda.frame import WARP
+from convdsl.runtime.driver import understood
 
 REGISTERS = 1 << 16
 """Of a multiprocessor."""
@@ -73,10 +74,13 @@ def assembler() -> str:
 
 
 def assemble(ptx: str, arch: str) -> Usage:
-    """What a kernel takes on an architecture. Raises ValueError where its PTX does not assemble."""
+    """What a kernel takes on an architecture. Raises ValueError where its PTX does not assemble.
+
+    It is assembled as a driver is given it.
+    """
     with tempfile.TemporaryDirectory(prefix="convdsl-") as folder:
         source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx, encoding="utf-8")
+        source.write_text(understood(ptx), encoding="utf-8")
         command = [assembler(), f"-arch={arch}", "-v", "-O3", str(source), "-o", f"{source}.cubin"]
         done = subprocess.run(command, capture_output=True, text=True)
     report = done.stdout + done.stderr

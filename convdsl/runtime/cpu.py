@@ -12,6 +12,7 @@ from convdsl.plan.memory import ALIGNMENT
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
 from convdsl.runtime import cache as kernels
 from convdsl.runtime import compilation, processor, team
+from convdsl.runtime.machine import Machine
 
 Array = np.ndarray
 
@@ -65,10 +66,8 @@ class _Table:
             _team().run(self._program, first, last)
 
 
-class CpuMachine:
+class CpuMachine(Machine):
     """A plan with its memory, ready to run. Not safe for threads: the caller holds a lock."""
-
-    takes_device_arrays = False
 
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
@@ -116,9 +115,6 @@ class CpuMachine:
             data = self._memory(buffer).data[buffer.offset : buffer.offset + buffer.bytes]
             self._views[key] = data.view(buffer.dtype).reshape(shape)
         return self._views[key]
-
-    def fetch(self) -> None:
-        """Nothing: variables are the caller's own memory."""
 
     def poison(self) -> None:
         """Fill the memory with NaN and the zones around it with a pattern; for tests."""

@@ -1,4 +1,7 @@
-"""Writes a program as a Python package that runs on numpy and numba alone, and loads such a one."""
+"""Writes a program as a Python package that runs without convdsl, and loads such a one.
+
+Packages for the CPU need numpy and numba, those for a GPU numpy and numba-cuda.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,40 @@ import numpy as np
 from convdsl.diagnostics import problem
 from convdsl.kernels.cpu.frame import VECTOR_FUNCTIONS, vectors_line
 from convdsl.kernels.cpu.lanewise import FINISH
+from convdsl.kernels.cuda.frame import resident
 from convdsl.plan.model import Buffer, Kernel, Port, Step
+from convdsl.runtime import cuda_compilation
 from convdsl.runtime.cache import NATIVE, module_text
 from convdsl.runtime.cpu import GRAIN, TEAM
 from convdsl.runtime.program import Program
 
 MARK = "convdsl-package"
 """What tells a package from any other folder."""
+LIBRARIES = {"cpu": NATIVE, "cuda": cuda_compilation.NATIVE}
+"""The modules that kernels are written with."""
+CODE = {
+    "cpu": {
+        "packaged.py": "packaged",
+        "native.py": "native",
+        "team.py": "team",
+        "program.py": "standalone",
+    },
+    "cuda": {
+        "packaged.py": "packaged",
+        "native.py": "cuda_native",
+        "driver.py": "driver",
+        "program.py": "standalone_cuda",
+    },
+}
+"""The files of a package that are the same for all networks, and the modules that they copy."""
 
 
 def write(program: Program, directory: str | Path) -> list[Path]:
     """Write the package and return its files; the same program gives the same bytes.
 
-    Raises CompileError E504 where the folder cannot be written or holds something else, E510 for
-    a program of another target than the CPU.
+    The program needs no device. Raises CompileError E504 where the folder cannot be written or
+    holds something else.
     """
-    if program.plan.target != "cpu":
-        raise problem(
-            "E510",
-            "a package runs on the cpu alone",
-            "`--emit python` and `--emit ptx` print the kernels of the cuda target",
-        )
     folder = Path(directory)
     try:
         if folder.exists() and (not folder.is_dir() or _foreign(folder)):
@@ -47,13 +63,15 @@ def write(program: Program, directory: str | Path) -> list[Path]:
                 "give a new folder, or an empty one",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        names = _function_names((*program.plan.kernels, TEAM))
+        kernels = program.plan.kernels
+        if program.plan.target == "cpu":
+            kernels = (*kernels, TEAM)
+        names = _function_names(kernels)
+        library = LIBRARIES[program.plan.target]
         files = {
             "__init__.py": _init(program).encode(),
-            "native.py": _own("native.py"),
-            "team.py": _own("team.py"),
-            "program.py": _own("standalone.py"),
-            "kernels.py": _kernels((*program.plan.kernels, TEAM), names).encode(),
+            **{name: _own(module) for name, module in CODE[program.plan.target].items()},
+            "kernels.py": _kernels(kernels, names, library).encode(),
             "plan.json": _plan(program, names).encode(),
             "weights.npz": _weights(program),
         }
@@ -64,9 +82,9 @@ def write(program: Program, directory: str | Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _own(name: str) -> bytes:
-    """A module of this folder; not imported, for some import Numba."""
-    return (Path(__file__).parent / name).read_bytes()
+def _own(module: str) -> bytes:
+    """The text of a module of this folder; not imported, for some import Numba."""
+    return Path(__file__).with_name(f"{module}.py").read_bytes()
 
 
 def is_package(directory: str | Path) -> bool:
@@ -80,7 +98,8 @@ def is_package(directory: str | Path) -> bool:
 def load(directory: str | Path, threads: int | None = None) -> Any:
     """The program of a package: a `standalone.Program`.
 
-    Raises CompileError E507 where the folder is not a package or is damaged.
+    Raises CompileError E507 where the folder is not a package or is damaged, E512 and E514 for one
+    that the GPU here, or its driver, does not run.
     """
     folder = Path(directory).resolve()
     if not is_package(folder):
@@ -102,6 +121,9 @@ def load(directory: str | Path, threads: int | None = None) -> Any:
         # The folder is given, for modules of equal code are loaded once.
         return module.load(folder, threads)
     except Exception as reason:  # the folder's own code may fail in any way
+        refused = vars(reason)  # of its `driver.Refused`
+        if refused.get("code") in ("E512", "E514"):
+            raise problem(refused["code"], str(reason), *refused["help"]) from None
         raise problem("E507", f"{directory} is damaged: {reason}", "compile it again") from None
 
 
@@ -128,11 +150,11 @@ def _function_names(kernels: tuple[Kernel, ...]) -> dict[str, str]:
     return names
 
 
-def _kernels(kernels: tuple[Kernel, ...], names: dict[str, str]) -> str:
+def _kernels(kernels: tuple[Kernel, ...], names: dict[str, str], library: str) -> str:
     widths: dict[int, str] = {}
     sources = [_renamed(k, names[k.key], widths) for k in kernels]
     body = "\n\n".join(["\n".join(widths.values()), *sources] if widths else sources)
-    return f'"""The kernels, rendered by convdsl."""\n\n{module_text(body, NATIVE, ".native")}'
+    return f'"""The kernels, rendered by convdsl."""\n\n{module_text(body, library, ".native")}'
 
 
 def _renamed(kernel: Kernel, name: str, widths: dict[int, str]) -> str:
@@ -182,6 +204,7 @@ def _plan(program: Program, names: dict[str, str]) -> str:
 
     content = {
         "format": MARK,
+        "target": plan.target,
         "network": plan.network,
         "batch": plan.batch,
         "inputs": [port(p) for p in plan.variables if p.role in ("input", "target")],
@@ -192,7 +215,7 @@ def _plan(program: Program, names: dict[str, str]) -> str:
         "threads": program.plan.threads,
         "arena_bytes": plan.arena_bytes,
         "constant_bytes": plan.constant_bytes,
-        "kernels": {names[k.key]: list(k.options) for k in plan.kernels},
+        "kernels": {names[k.key]: _told(k) for k in plan.kernels},
         "prepare": [step(s) for s in plan.prepare],
         "steps": [step(s) for s in plan.steps],
         "forward": plan.forward,
@@ -200,6 +223,17 @@ def _plan(program: Program, names: dict[str, str]) -> str:
     }
     content["buffers"] = {label: asdict(b) for label, b in buffers.items()}
     return _readable(content)
+
+
+def _told(kernel: Kernel) -> Any:
+    """What compiling a kernel takes besides its code."""
+    if not kernel.threads:
+        return list(kernel.options)
+    return {
+        "parameters": len(kernel.pointers) + len(kernel.sizes),
+        "threads": kernel.threads,
+        "resident": resident(kernel.threads),
+    }
 
 
 def _readable(content: dict[str, Any]) -> str:

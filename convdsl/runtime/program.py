@@ -5,36 +5,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from convdsl.graph import Graph
-from convdsl.plan.model import Buffer, Plan, Port
+from convdsl.plan.model import Plan, Port
 from convdsl.runtime import parameters as files
+from convdsl.runtime.machine import Machine
 from convdsl.runtime.parameters import initial
 
 Array = np.ndarray
-
-
-class Machine(Protocol):
-    """A device with a plan loaded."""
-
-    takes_device_arrays: bool
-    """Whether inputs may be arrays of a GPU, by ``__cuda_array_interface__``."""
-
-    def prepare(self) -> None: ...
-
-    def run(self, inputs: Mapping[str, Array], first: int, last: int) -> None: ...
-
-    def view(self, buffer: Buffer, shape: tuple[int, ...]) -> Array: ...
-
-    def fetch(self) -> None:
-        """Bring the program's memory of its variables up to date."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +82,70 @@ class Program:
         Raises ValueError, naming what was given and what is expected, for a wrong number of
         arrays, a wrong shape or element type.
         """
-        wanted = [p for p in self._inputs if p.role == "input"]
-        inputs = self._checked(wanted, x)
-        if len(wanted) < len(self._inputs):
-            raise TypeError("this program was compiled for training; call `value_and_grad`")
+        inputs = self._inference_inputs(x)
         with self._lock:
             self._execute(inputs)
             results = tuple(self._copy(port) for port in self.plan.outputs)
-        return results[0] if len(results) == 1 else results
+        found: Array | tuple[Array, ...] = _single(results)
+        return found
 
     def on_device(self, *x: Any) -> Any:
         """Like a call, but the output stays where it was computed, on the GPU.
 
-        It has a ``__cuda_array_interface__``, so that torch and CuPy take it without a copy; the
-        program's next call writes into it. Raises TypeError for a program that runs elsewhere.
+        It speaks DLPack and has a ``__cuda_array_interface__``, so that torch and CuPy take it
+        without a copy; the program's next call writes into it. Raises TypeError for a program that
+        runs elsewhere.
         """
         if not self.machine.takes_device_arrays:
             raise TypeError("this program does not run on a GPU")
-        inputs = self._checked([p for p in self._inputs if p.role == "input"], x)
+        inputs = self._inference_inputs(x)
         with self._lock:
             self._execute(inputs)
             machine: Any = self.machine
-            results = tuple(machine.on_device(p.buffer, p.shape) for p in self.plan.outputs)
-        return results[0] if len(results) == 1 else results
+            results = tuple(machine.on_device(port) for port in self.plan.outputs)
+        return _single(results)
+
+    def prefetch(self, batches: Iterable[Sequence[Any]]) -> Generator[tuple[Any, ...], None, None]:
+        """The same batches, each a tuple of arrays, for `step`, `value_and_grad` or a call.
+
+        Where the program runs on a GPU, a thread reads the next batch and sends it there while the
+        one before is in use. Raises ValueError for arrays that do not fit, when their batch is due.
+        """
+        source = iter(batches)
+        if not self.machine.takes_device_arrays:
+            yield from (tuple(batch) for batch in source)
+            return
+
+        def following() -> tuple[Any, ...] | None:
+            batch = next(source, None)
+            if batch is None:
+                return None
+            ports = self._inputs[: len(batch)]
+            return tuple(self.machine.upload(self._checked(ports, tuple(batch))).values())
+
+        with ThreadPoolExecutor(1, thread_name_prefix="convdsl-prefetch") as thread:
+            waiting = thread.submit(following)
+            while (batch := waiting.result()) is not None:
+                waiting = thread.submit(following)
+                yield batch
+
+    def map(self, batches: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        """What calls with each of the batches return, in their order.
+
+        On a GPU a batch is computed while the next one is sent there and the outputs of the one
+        before come back.
+        """
+        earlier: Callable[[], tuple[Array, ...]] | None = None
+        for batch in self.prefetch(batches):
+            inputs = self._inference_inputs(batch)
+            with self._lock:
+                self._execute(inputs)
+                later = self.machine.later(self.plan.outputs)
+            if earlier is not None:
+                yield _single(earlier())
+            earlier = later
+        if earlier is not None:
+            yield _single(earlier())
 
     def value_and_grad(self, *arrays: Array) -> tuple[float, dict[str, Array]]:
         """The loss and its gradients by all parameters, for the inputs and then the target.
@@ -170,6 +197,13 @@ class Program:
         with self._lock:
             return self._copy(self.plan.outputs[1])
 
+    def _inference_inputs(self, arrays: tuple[Any, ...]) -> dict[str, Any]:
+        wanted = [p for p in self._inputs if p.role == "input"]
+        inputs = self._checked(wanted, arrays)
+        if len(wanted) < len(self._inputs):
+            raise TypeError("this program was compiled for training; call `value_and_grad`")
+        return inputs
+
     def _training_inputs(self, arrays: tuple[Array, ...]) -> dict[str, Array]:
         if all(p.role == "input" for p in self._inputs):
             raise TypeError("this program was compiled for inference; compile with train=True")
@@ -197,14 +231,22 @@ class Program:
         if len(arrays) != len(ports):
             names = ", ".join(p.name for p in ports)
             raise ValueError(f"expected {len(ports)} arrays ({names}), got {len(arrays)}")
-        remote = self.machine.takes_device_arrays
-        given = {p.name: _checked(p, a, remote) for p, a in zip(ports, arrays, strict=True)}
-        if self._input_mean is not None:
+        given = {p.name: self._fitting(p, a) for p, a in zip(ports, arrays, strict=True)}
+        # From batches that were sent ahead it is off already.
+        if self._input_mean is not None and not self.machine.was_sent(arrays[0]):
             name = self.graph.inputs[0].name
             if not isinstance(given[name], np.ndarray):
                 raise TypeError("these weights take a mean off inputs, which is done on the host")
             given[name] = given[name] - self._input_mean
         return given
+
+    def _fitting(self, port: Port, array: Any) -> Any:
+        remote = self.machine.remote(array)
+        if remote is None:
+            return _checked(port, array)
+        if (remote.shape, remote.dtype) != (port.shape, port.dtype):
+            raise _misfit(port, remote.dtype, remote.shape)
+        return remote
 
     def profile(self, *arrays: Array, repeats: int = 5) -> list[tuple[str, str, float]]:
         """For every step: the layer, its kernel and the median seconds it takes."""
@@ -213,10 +255,12 @@ class Program:
         times = np.zeros((repeats, len(steps)))
         with self._lock:
             self._execute(inputs)
+            self.machine.wait()
             for run in range(repeats):
                 for index in range(len(steps)):
                     start = time.perf_counter()
                     self.machine.run(inputs, index, index + 1)
+                    self.machine.wait()
                     times[run, index] = time.perf_counter() - start
         medians = np.median(times, axis=0)
         return [(s.name, s.kernel.name, float(t)) for s, t in zip(steps, medians, strict=True)]
@@ -313,9 +357,8 @@ class Program:
         files.write(path, self.weights)
 
 
-def _checked(port: Port, array: Any, remote: bool = False) -> Any:
-    if remote and hasattr(array, "__cuda_array_interface__"):
-        return _checked_remote(port, array)
+def _checked(port: Port, array: Any) -> Array:
+    """An array of the host, as kernels read it."""
     given = np.asarray(array)
     kinds = "f" if port.dtype == "float32" else "iu"
     if given.shape != port.shape or given.dtype.kind not in kinds or given.dtype.itemsize > 8:
@@ -325,23 +368,12 @@ def _checked(port: Port, array: Any, remote: bool = False) -> Any:
     return np.ascontiguousarray(given, port.dtype)
 
 
-def _checked_remote(port: Port, array: Any) -> Any:
-    """An array of a GPU, which has to be as the kernels read it."""
-    described = array.__cuda_array_interface__
-    dtype, shape = np.dtype(described["typestr"]), tuple(described["shape"])
-    if dtype != np.dtype(port.dtype) or shape != port.shape:
-        raise _misfit(port, dtype, shape)
-    strides = described.get("strides")
-    if strides is not None and tuple(strides) != _strides(shape, dtype.itemsize):
-        raise ValueError(f"`{port.name}` takes a contiguous array on the GPU")
-    return array
+def _single(results: tuple[Any, ...]) -> Any:
+    """The only result itself, or several as a tuple."""
+    return results[0] if len(results) == 1 else results
 
 
-def _strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
-    return tuple(item * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def _misfit(port: Port, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ValueError:
+def _misfit(port: Port, dtype: object, shape: tuple[int, ...]) -> ValueError:
     return ValueError(
         f"`{port.name}` takes {port.dtype} of shape {port.shape}, got {dtype} of shape {shape}"
     )

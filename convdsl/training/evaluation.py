@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +60,17 @@ def evaluate(program: Program, data: Data, indices: Array | None = None) -> Eval
     ``program`` is compiled for inference and gives logits N×classes.
     """
     chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
+    targets: list[Array] = []
+
+    def images() -> Iterator[tuple[Array]]:
+        for x, target, count in evaluation_batches(data, chosen, program.batch):
+            targets.append(target[:count])
+            yield (x,)
+
     parts = []
-    for x, target, count in evaluation_batches(data, chosen, program.batch):
-        logits = program(x)
-        assert isinstance(logits, np.ndarray)
-        parts.append(_told(logits[:count].astype(np.float64), target[:count]))
+    for number, logits in enumerate(program.map(images())):
+        target = targets[number]
+        parts.append(_told(logits[: len(target)].astype(np.float64), target))
     return Evaluation(chosen, *(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

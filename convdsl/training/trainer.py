@@ -56,8 +56,10 @@ class Trainer:
     ``training`` and ``validation`` are indices into ``data``. With a ``folder`` everything is kept
     there, and `fit` goes on from the checkpoint that it holds: on the same number of ``threads`` to
     the bit-identical result. ``target``, ``precision`` and ``accuracy`` are those of
-    `Network.compile`. Raises CompileError E571 where the checkpoint is of another training, E572
-    where network or data cannot be trained on, E512 where there is no GPU to train on.
+    `Network.compile`; on the GPU the next batch travels while one is in use, and in fp16 the loss
+    is scaled by a factor that checkpoints keep. Raises CompileError E571 where the checkpoint is of
+    another training, E572 where network or data cannot be trained on, E512 where there is no GPU to
+    train on.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Trainer:
         self.save_every = save_every
         options: dict[str, Any] = {"target": target, "batch": recipe.batch, "threads": threads}
         options |= {"accuracy": accuracy, "precision": precision, "seed": recipe.seed}
+        self.precision = precision
         self.program = network.compile(
             train=True, loss=recipe.loss, optimizer=recipe.optimizer, **options
         )
@@ -109,10 +112,12 @@ class Trainer:
         recipe = self.recipe
         told = {name: str(value) for name, value in vars(recipe).items()}
         told["augment"] = ", ".join(map(str, recipe.augment))
-        return {**told, "network": self.network.to_text(), "examples": str(len(self.training))}
+        told |= {"network": self.network.to_text(), "examples": str(len(self.training))}
+        return {**told, "precision": self.precision}
 
     def _restore(self, kept: Checkpoint) -> None:
-        before, now = kept.progress.recipe, self.progress.recipe
+        # Before there were others, all were trained in float32.
+        before, now = {"precision": "fp32", **kept.progress.recipe}, self.progress.recipe
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:
             raise problem(
@@ -160,8 +165,9 @@ class Trainer:
             at.epoch,
             at.batch,
         )
-        with closing(given):  # where it stops early no thread goes on
-            for number, (x, target) in enumerate(given, at.batch):
+        # Where it stops early no thread goes on.
+        with closing(given), closing(self.program.prefetch(given)) as ahead:
+            for number, (x, target) in enumerate(ahead, at.batch):
                 loss = self._step(number, x, target)
                 for watcher in self.watchers:
                     watcher.step(self, loss)
@@ -176,7 +182,7 @@ class Trainer:
         with as_a_whole():
             loss = self.program.step(x, target, lr=rate)
             if not math.isfinite(loss):
-                raise self._diverged(x)
+                raise self._diverged(np.asarray(x))
             self.progress = replace(
                 self.progress,
                 batch=number + 1,

@@ -11,6 +11,7 @@ from convdsl import compiler
 from convdsl.graph import Graph
 from convdsl.plan import Target, plan
 from convdsl.plan.model import Buffer, Kernel, Plan, Step
+from convdsl.runtime.machine import Machine
 from convdsl.runtime.program import Program
 from emulator.activity import Array
 from emulator.errors import EmulationError
@@ -26,10 +27,11 @@ def compile_emulated(
     seed: int = 0,
     target: Target | None = None,
     precision: str = "fp32",
+    scale: Any = None,
 ) -> Program:
     """What `convdsl.compiler.compile` gives for the cuda target, but on the CPU."""
     target = target or compiler._target("cuda", precision=precision)
-    scale = compiler.LOSS_SCALE.get(precision, 1.0)
+    scale = compiler.scale_of(precision, optimizer) if scale is None else scale
     lowered = compiler.laid_out(compiler.lower(graph, loss, optimizer, scale=scale), target)
     planned = plan(lowered, batch, target)
     program = Program(lowered, planned, seed)
@@ -41,10 +43,8 @@ ELEMENTS = {"float16": "uint16", "bfloat16": "uint16"}
 """What NumPy calls the elements of buffers, where it has no name for them or other sums."""
 
 
-class EmulatedMachine:
+class EmulatedMachine(Machine):
     """A plan with its memory, where everything is NaN that no kernel has written yet."""
-
-    takes_device_arrays = False
 
     def __init__(self, plan: Plan, variables: Mapping[str, Array]) -> None:
         self.plan = plan
@@ -68,9 +68,6 @@ class EmulatedMachine:
         if first == 0:
             self._arena[:] = 0xFF
         self._run(self.plan.steps[first:last])
-
-    def fetch(self) -> None:
-        """Nothing: variables are the program's own memory."""
 
     def view(self, buffer: Buffer, shape: Sequence[int]) -> Array:
         """The memory of a buffer as an array; overwritten by the next run."""

@@ -1,4 +1,4 @@
-"""What tests of compiling share: caches of their own, and counting."""
+"""What tests of compiling share: caches of their own, counting, and a GPU."""
 
 import pytest
 
@@ -40,3 +40,16 @@ def compilations(monkeypatch):
 
     monkeypatch.setattr(cache, "emitted", emitted)
     return names
+
+
+@pytest.fixture
+def gpu(request, monkeypatch):
+    """A GPU that is emulated, working late unless a test says how."""
+    from emulated_driver import EmulatedDriver
+
+    from convdsl.runtime import cuda_compilation, driver
+
+    found = EmulatedDriver(working=getattr(request, "param", "late"))
+    monkeypatch.setattr(driver, "binding", lambda: found)
+    monkeypatch.setattr(cuda_compilation, "load", found.load)
+    return found

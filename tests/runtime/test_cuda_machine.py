@@ -4,11 +4,10 @@ import gc
 
 import numpy as np
 import pytest
-from emulated_driver import EmulatedDriver
 
 import convdsl
 from convdsl import CompileError
-from convdsl.runtime import cuda_compilation, driver
+from convdsl.runtime import driver
 
 TEXT = """net Tiny {
   input 2@8x8
@@ -17,29 +16,6 @@ TEXT = """net Tiny {
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 2, 8, 8)).astype(np.float32)
 TARGET = np.array([0, 2])
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    found = EmulatedDriver()
-    monkeypatch.setattr(driver, "binding", lambda: found)
-    monkeypatch.setattr(cuda_compilation, "load", found.load)
-    return found
-
-
-class Remote:
-    """An array of some other library on the GPU."""
-
-    def __init__(self, gpu, array, strides=None):
-        self.address = gpu._new(array.nbytes)
-        gpu.at(self.address)[:] = array.reshape(-1).view(np.uint8)
-        self.__cuda_array_interface__ = {
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (self.address, False),
-            "strides": strides,
-            "version": 3,
-        }
 
 
 def programs(**options):
@@ -87,41 +63,6 @@ def test_a_change_of_one_parameter_keeps_what_training_made_of_the_others(gpu):
     )
 
 
-def test_arrays_of_the_gpu_go_in_and_out_without_the_host(gpu):
-    ours, expected = programs()
-    given = Remote(gpu, X)
-    ours(X)
-    gpu.calls.clear()
-    y = ours.on_device(given)
-    assert "cuMemcpyHtoDAsync" not in gpu.calls
-    assert "cuMemcpyDtoHAsync" not in gpu.calls
-    described = y.__cuda_array_interface__
-    assert described["shape"] == (2, 3)
-    found = gpu.at(described["data"][0])[: 4 * 6].view(described["typestr"]).reshape(2, 3)
-    np.testing.assert_allclose(found, expected(X), rtol=1e-4, atol=1e-6)
-
-
-def test_arrays_of_the_gpu_have_to_fit(gpu):
-    ours, expected = programs()
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 2, 8, 8\), got float32 of shape"):
-        ours(Remote(gpu, X[:1]))
-    with pytest.raises(ValueError, match="got float64"):
-        ours(Remote(gpu, X.astype(np.float64)))
-    with pytest.raises(ValueError, match="contiguous"):
-        ours(Remote(gpu, X, strides=(4, 8, 16, 32)))
-    with pytest.raises(TypeError, match="GPU"):
-        expected.on_device(X)
-
-
-def test_a_mean_is_taken_off_arrays_of_the_host_alone(gpu):
-    ours, expected = programs()
-    mean = np.full((2, 8, 8), 0.5, np.float32)
-    ours.update({"input.mean": mean})
-    np.testing.assert_allclose(ours(X), expected(X - mean), rtol=1e-4, atol=1e-6)
-    with pytest.raises(TypeError, match="done on the host"):
-        ours.on_device(Remote(gpu, X))
-
-
 def test_a_profile_names_every_step(gpu):
     ours, _ = programs()
     profile = ours.profile(X, repeats=1)
@@ -136,6 +77,21 @@ def test_too_little_memory_is_a_diagnostic_and_what_was_taken_is_given_back(gpu)
     del caught
     gc.collect()
     assert gpu.room == 3_000
+
+
+def test_what_the_drivers_assembler_says_is_told(gpu):
+    gpu.refuses = b"ptxas error: a word that it does not know"
+    with pytest.raises(CompileError, match="invalid ptx: ptxas error: a word") as caught:
+        convdsl.load_source(TEXT).compile("cuda", batch=2)
+    assert [d.code for d in caught.value.diagnostics] == ["E514"]
+
+
+def test_kernels_ask_for_no_newer_driver_than_they_need():
+    header = ".version 9.0\n.target sm_{}\n.address_size 64\n"
+    assert driver.understood(header.format(80)).startswith(".version 7.0\n.target sm_80\n")
+    assert driver.understood(header.format(90)).startswith(".version 7.8\n")
+    newest = header.format(999)
+    assert driver.understood(newest) == newest
 
 
 def test_memory_goes_with_the_program(gpu):

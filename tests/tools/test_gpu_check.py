@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from emulated_driver import EmulatedDriver
@@ -35,6 +36,7 @@ def tool(monkeypatch):
     monkeypatch.setattr(module.peers, "layers_of", lambda name: [layer])
     for name, value in (("RANDOM_NETWORKS", 3), ("NETWORKS", ("lenet",)), ("MEASURED", 0.0)):
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "TRAINED", (("lenet", 1),))
     monkeypatch.setattr(module, "ROUNDS", 1)
     return module
 
@@ -85,6 +87,16 @@ def test_sections_are_kept_and_not_run_again(tool, tmp_path, capsys):
     assert tool.main(wanted) == 0
 
 
+def test_arrays_of_torch_go_in_and_out(tool, torch_on_the_cpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, "_torch", lambda: torch)
+    monkeypatch.setattr(torch, "from_dlpack", lambda y: torch.from_numpy(np.asarray(y)))
+    small = tool.convdsl.load_source("net T { input 3@6x6\n conv 4@3x3 -> relu -> dense 3 }")
+    monkeypatch.setattr(tool.convdsl, "load", lambda name: small)
+    assert tool.main(["--out", str(tmp_path), "--only", "arrays"]) == 0
+    found = json.loads((tmp_path / "arrays.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["error"] for row in found] == [0, 0, 0, 0]
+
+
 def test_when_time_is_up_the_next_call_goes_on(tool, tmp_path, capsys):
     wanted = ["--out", str(tmp_path), "--only", "device", "random"]
     assert tool.main([*wanted, "--seconds", "-1"]) == 1
@@ -116,8 +128,9 @@ def test_what_fails_leaves_the_other_checks(tool, tmp_path):
 
 
 def test_speeds_are_measured_beside_torch(tool, torch_on_the_cpu, tmp_path):
-    assert tool.main(["--out", str(tmp_path), "--only", "layers", "inference"]) == 0
-    for section, count in (("layers", 3), ("inference", 6)):
+    sections = ("layers", "inference", "training")
+    assert tool.main(["--out", str(tmp_path), "--only", *sections]) == 0
+    for section, count in zip(sections, (3, 6, 2), strict=True):
         found = json.loads((tmp_path / f"{section}.json").read_text(encoding="utf-8"))
         assert len(found["rows"]) == count
         for row in found["rows"]:
@@ -126,3 +139,16 @@ def test_speeds_are_measured_beside_torch(tool, torch_on_the_cpu, tmp_path):
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "geometric mean" in report
     assert "aimed for: 0.6" in report
+    trained = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["precision"] for row in trained} == {"fp32", "tf32"}
+    assert all(row["loss"] > 1 and row["difference"] < 0.02 for row in trained)
+
+
+def test_a_step_that_torch_does_not_capture_is_measured_as_it_is(tool, torch_on_the_cpu, tmp_path):
+    def refused(torch, function, given):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    tool._captured, tool.TRAINED_IN = refused, ("fp32",)
+    assert tool.main(["--out", str(tmp_path), "--only", "training"]) == 0
+    rows = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["rows"]
+    assert all("torch, not captured" in row["seconds"] for row in rows)

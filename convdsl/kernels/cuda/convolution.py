@@ -103,7 +103,8 @@ class Planned:
             [self.family.batch * self.sizes.outputs],
             self.slices * DEPTH,
             self.family.groups,
-            tiles_for(self.precision, gathering=not self.pointwise),
+            # Addresses of spread results take as many registers as those of windows.
+            tiles_for(self.precision, gathering=self.spread or not self.pointwise),
             splittable=not self.spread and self.operands[2] == "out",
         )
 
