@@ -187,7 +187,8 @@ class Trainer:
                 self.progress,
                 batch=number + 1,
                 loss=self.progress.loss + loss,
-                right=self.progress.right + share_right(self.program.prediction, target),
+                right=self.progress.right
+                + share_right(self.program.prediction, np.asarray(target)),
                 steps=self.program.steps_taken,
             )
         return loss
