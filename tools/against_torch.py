@@ -8,7 +8,7 @@ Run it with the environment's Python (`.venv/bin/python`), with torch in it, on 
 Batches, shuffled and augmented, come from `convdsl.training` for both. Four things are compared:
 the gradients of the first batch; the losses of the first steps; the time of a step, both taking
 turns; and `--to-the-end` the accuracy on the data's test part. Recipes of SGD and cross entropy,
-without clipping and averaging, are what it translates.
+without clipping, averaging and `pixel_mean`, are what it translates.
 
 Gradients are held against torch in float64, those of both: for each parameter the largest
 difference over the largest value. A sum that rounds to the other side of a relu's kink, of which a
@@ -142,7 +142,8 @@ class Job:
 def refuse_untranslated(recipe: Recipe) -> None:
     rule = recipe.optimizer
     known = isinstance(rule.optimizer, SGD) and isinstance(recipe.loss, CrossEntropy)
-    if not known or rule.clip or rule.average:
+    learns = any(isinstance(a, augment.PixelMean) for a in recipe.augment)
+    if not known or rule.clip or rule.average or learns:
         raise SystemExit("the recipe is not translated to torch here: see `--help`")
 
 
@@ -335,7 +336,7 @@ def to_the_end(job: Job, weights: Mapping[str, Array], form: str) -> list[tuple[
         inference = train(job, weights)
         rows.append((f"all epochs, {name}", duration(time.perf_counter() - start)))
         if job.test:
-            found = evaluate(inference, job.test, augmentations=job.augmentations)
+            found = evaluate(inference, job.test)
             rows.append((f"test accuracy, {name}", f"{found.accuracy:.2%}"))
     return rows
 

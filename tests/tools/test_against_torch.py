@@ -63,7 +63,11 @@ def test_decay_of_vectors_is_told_apart(compared):
     assert float(table["losses of the first 6 steps, furthest apart"]) < 1e-5
 
 
-def test_recipes_beyond_it_are_refused(compared):
-    done, _ = compared("clip=1")
+@pytest.mark.parametrize(
+    "options",
+    ["clip=1", "average=0.9", "optimizer=adam", "augment=[pixel_mean]", "augment=[mixup]"],
+)
+def test_recipes_beyond_it_are_refused(compared, options):
+    done, _ = compared(options)
     assert done.returncode == 1
     assert done.stderr.endswith("the recipe is not translated to torch here: see `--help`\n")
