@@ -22,7 +22,7 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -225,6 +225,10 @@ class Inference:
         import torch
 
         return np.asarray(self.module(torch.from_numpy(x)))
+
+    def map(self, batches: Iterable[Sequence[Array]]) -> Iterator[Array]:
+        """What calls with each of the batches return, in their order."""
+        return (self(*batch) for batch in batches)
 
 
 # -- what is compared ------------------------------------------------------------------------

@@ -42,7 +42,7 @@ FLAGS = {
     "weight_decay": ("SHARE", "of the weights, added to their gradients"),
     "schedule": ("NAME", f"{', '.join(SCHEDULES)}; as in 'step(every=30)'"),
     "augment": ("LIST", f"of {', '.join(AUGMENTATIONS)}; as in '[flip, crop(pad=4)]'"),
-    "val": ("FRACTION", "held out, where the data has no test part"),
+    "val": ("FRACTION", "held out of training, to choose the best weights by; 0 for none"),
     "seed": ("N", "of weights, order, augmentation and dropout"),
 }
 

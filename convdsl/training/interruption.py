@@ -17,7 +17,7 @@ def as_a_whole() -> Iterator[None]:
     long native call, before what was computed is noted.
     """
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
     pressed = False

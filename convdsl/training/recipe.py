@@ -20,7 +20,7 @@ class Recipe:
     """How a network is trained; every field has a setting of the language behind it.
 
     ``lr`` is the rate that the ``schedule`` multiplies; in the first ``warmup`` epochs it rises to
-    that. ``val`` is the share of the data that is held out where there is no test part.
+    that. ``val`` is the share of the training data that is held out, to choose the best weights by.
     """
 
     loss: Loss = field(default_factory=CrossEntropy)

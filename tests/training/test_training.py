@@ -42,6 +42,14 @@ net Tiny {
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C interrupts, even where the suite runs in the background, which would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def examples(count=200):
     """Images of three classes: a bright row at a height that is the class's."""
     generator = np.random.default_rng(0)
