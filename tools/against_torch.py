@@ -141,7 +141,7 @@ class Job:
 
 def refuse_untranslated(recipe: Recipe) -> None:
     rule = recipe.optimizer
-    known = isinstance(rule.optimizer, SGD) and isinstance(recipe.loss, CrossEntropy)
+    known = isinstance(rule.optimizer, SGD) and type(recipe.loss) is CrossEntropy
     learns = any(isinstance(a, augment.PixelMean) for a in recipe.augment)
     if not known or rule.clip or rule.average or learns:
         raise SystemExit("the recipe is not translated to torch here: see `--help`")

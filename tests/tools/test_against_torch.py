@@ -65,7 +65,7 @@ def test_decay_of_vectors_is_told_apart(compared):
 
 @pytest.mark.parametrize(
     "options",
-    ["clip=1", "average=0.9", "optimizer=adam", "augment=[pixel_mean]"],
+    ["clip=1", "average=0.9", "optimizer=adam", "augment=[pixel_mean]", "augment=[mixup]"],
 )
 def test_recipes_beyond_it_are_refused(compared, options):
     done, _ = compared(options)
