@@ -88,6 +88,19 @@ def test_the_tool_prints_a_line_for_every_kernel(offline, tmp_path):
     assert all("sm_90" in line and "%" in line for line in lines)
 
 
+def test_a_summary_has_a_line_for_every_network(offline, tmp_path):
+    command = [sys.executable, str(TOOL), "--summary", "lenet5", "--inference", "--arch", "sm_90"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, _, line = done.stdout.strip().splitlines()
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["lenet5", "fp32", "sm_90"]
+    assert int(cells[3]) == len(offline.kernels(["lenet5"], training=False))
+    assert 0 < int(cells[4]) <= 255
+    assert cells[5] == "0"
+    assert 0 < int(cells[6].rstrip("%")) <= int(cells[7].rstrip("%"))
+
+
 def test_occupancy_is_what_registers_shared_memory_and_threads_allow():
     # 2048 threads; 65536 registers, given to warps in chunks of 256; 164 KiB of shared memory.
     assert Usage(32, 0, 0, 0).occupancy(256, "sm_80") == 1.0
