@@ -7,21 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convdsl.graph import Graph, Node, Value, Variable
-from convdsl.ops.families import (
-    Convolution,
-    Family,
-    Pooling,
-    PoolingGradient,
-    Product,
-    Reblock,
-    Reduction,
-    Table,
-)
+from convdsl.ops.families import Family, Table
 from convdsl.plan.memory import Lifetime, largest_live_set, place
 from convdsl.plan.model import ITEM_SIZE, Buffer, Call, Plan, Port, Recipe, Step, Stored, Target
-
-COUNTS = 1 << 8
-"""Up to which whole numbers are exact in all types of 16 bits."""
 
 
 @dataclass
@@ -216,19 +204,16 @@ def _recipe(p: _Planner, family: Family, dtypes: tuple[str, ...]) -> Recipe:
 def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[_Storage]) -> str:
     """The element type that a result is stored in.
 
-    Feature maps are stored as the target wants, from the first convolution or pooling on. Sums,
-    vectors, parameters and what is computed from those alone stay as they are.
+    Feature maps are stored as the target wants where their family says so, or where one that it
+    reads is. Vectors, parameters and what is computed from those alone stay as they are.
     """
     type = node.output.type
     if type.dtype != "float32" or not type.batched or len(type.shape) < 2:
         return type.dtype
-    match family:
-        case Reduction() | Product():
-            return type.dtype
-        case Pooling(mode="winner") if math.prod(family.geometry.window) > COUNTS:
-            return type.dtype
-        case Convolution() | Pooling() | PoolingGradient() | Reblock(back=False):
-            return p.target.storage
+    if family.storage == "exact":
+        return type.dtype
+    if family.storage == "narrow":
+        return p.target.storage
     narrow = any(s.dtype == p.target.storage for s in inputs)
     return p.target.storage if narrow else type.dtype
 

@@ -20,8 +20,8 @@ from convdsl.compiler import lower
 from convdsl.kernels.cuda import product, tiles
 from convdsl.kernels.cuda.narrow import convolution, weight_gradient
 from convdsl.kernels.cuda.target import CudaTarget
+from convdsl.ops.families.windows import COUNTS
 from convdsl.plan import plan
-from convdsl.plan.planner import COUNTS
 from convdsl.runtime.interpreter import evaluate
 
 ROUNDING = {"bf16": 2.0**-9, "fp16": 2.0**-12}

@@ -99,6 +99,10 @@ class Table:
     values: tuple[float, ...]
 
 
+Storage = Literal["narrow", "exact", "as read"]
+"""In 16 bits, in its own type, or in 16 bits where a map that it is made from is."""
+
+
 class Family:
     """What a step computes on its operands; ``inputs`` in order, one result."""
 
@@ -115,6 +119,11 @@ class Family:
     def tables(self) -> tuple[Table, ...]:
         """Constant operands, which follow the inputs."""
         return ()
+
+    @property
+    def storage(self) -> Storage:
+        """How a feature map that comes of it is stored where the target keeps maps in 16 bits."""
+        return "as read"
 
 
 def flat(indices: Sequence[Expr], sizes: Sequence[Expr]) -> Expr:

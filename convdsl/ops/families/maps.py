@@ -24,6 +24,7 @@ from convdsl.ops.families.base import (
     Nest,
     Reducer,
     SizeNames,
+    Storage,
     coordinate,
     flat,
     integer,
@@ -113,6 +114,10 @@ class Reduction(Family):
     dtypes: tuple[Scalar, ...]
     kept: tuple[bool, ...]
     mean: bool = False
+
+    @property
+    def storage(self) -> Storage:
+        return "exact"
 
     def nest(self) -> Nest:
         return _broadcast_nest(

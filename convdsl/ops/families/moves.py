@@ -16,6 +16,7 @@ from convdsl.ops.families.base import (
     Family,
     Nest,
     SizeNames,
+    Storage,
     Table,
     flat,
     integer,
@@ -132,6 +133,10 @@ class Reblock(Family):
     pixels: int
     lanes: int
     back: bool = False
+
+    @property
+    def storage(self) -> Storage:
+        return "as read" if self.back else "narrow"
 
     def nest(self) -> Nest:
         size = SizeNames()

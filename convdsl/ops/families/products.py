@@ -16,6 +16,7 @@ from convdsl.ops.families.base import (
     Family,
     Nest,
     SizeNames,
+    Storage,
     flat,
     symbol,
 )
@@ -39,6 +40,10 @@ class Product(Family):
     @property
     def in_place(self) -> tuple[int, ...]:
         return self.epilogue.full(3 if self.bias else 2) if self.epilogue else ()
+
+    @property
+    def storage(self) -> Storage:
+        return "exact"
 
     def nest(self) -> Nest:
         size = SizeNames()

@@ -27,10 +27,14 @@ from convdsl.ops.families.base import (
     Family,
     Nest,
     SizeNames,
+    Storage,
     flat,
     integer,
     symbol,
 )
+
+COUNTS = 1 << 8
+"""Up to which whole numbers are exact in all types of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,10 @@ class Convolution(Family):
     @property
     def in_place(self) -> tuple[int, ...]:
         return self.epilogue.full(3 if self.bias else 2) if self.epilogue else ()
+
+    @property
+    def storage(self) -> Storage:
+        return "narrow"
 
     def nest(self) -> Nest:
         size = SizeNames()
@@ -268,6 +276,12 @@ class Pooling(Family):
     lanes: int = 1
     """Channels side by side at every position: planes×spatial×lanes."""
 
+    @property
+    def storage(self) -> Storage:
+        # Of whole numbers, 16 bits have no more than these.
+        positions = self.mode == "winner" and math.prod(self.geometry.window) > COUNTS
+        return "exact" if positions else "narrow"
+
     def nest(self) -> Nest:
         size = SizeNames()
         p = symbol("p")
@@ -326,6 +340,10 @@ class PoolingGradient(Family):
     after: Shape = ()
     lanes: int = 1
     """Channels side by side at every position: planes×spatial×lanes."""
+
+    @property
+    def storage(self) -> Storage:
+        return "narrow"
 
     def nest(self) -> Nest:
         size = SizeNames()
