@@ -24,8 +24,6 @@ class View(Watcher):
     def __init__(self, lines: TextIO | None = None, bar: TextIO | None = None) -> None:
         self.lines, self.bar = lines or sys.stdout, bar or sys.stderr
         self.steps = 0
-        self.steps_before = 0
-        """Those of the epochs before this one."""
         self.start = self.shown = 0.0
 
     def step(self, trainer: Trainer, loss: float) -> None:
@@ -46,8 +44,7 @@ class View(Watcher):
 
     def epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self.clear()
-        steps, self.steps_before = self.steps - self.steps_before, self.steps
-        speed = steps * trainer.recipe.batch / max(metrics["seconds"], 1e-9)
+        speed = trainer.batches * trainer.recipe.batch / max(metrics["seconds"], 1e-9)
         told = [
             f"epoch {metrics['epoch']}/{trainer.recipe.epochs}: loss {metrics['loss']:.4f}",
             f"{metrics['accuracy']:.2%} right",

@@ -23,7 +23,7 @@ from convdsl.graph import Setting
 from convdsl.language import recipe as settings
 from convdsl.runtime import parameters
 from convdsl.runtime.inputs import InputSpec
-from convdsl.training import checkpoints
+from convdsl.training import checkpoints, parallel
 from convdsl.training.augment import AUGMENTATIONS
 from convdsl.training.checkpoints import CONFUSION, MISTAKES
 from convdsl.training.data import Data, has_test_part, open_data, split
@@ -64,6 +64,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then evaluate on the test part, or where there is none on what was held out."""
+    if parallel.started() > 1:
+        raise problem(
+            "E570",
+            f"`train` is one process, and {parallel.started()} were started as a job",
+            "`convdsl.training.parallel` trains in several processes, from Python",
+        )
     network = networks.load(args)
     report(network.warnings)
     classes = class_count(network)

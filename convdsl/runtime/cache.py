@@ -190,18 +190,18 @@ _loaded: dict[str, int] = {}
 
 def compiled(kernel: Kernel) -> int:
     """The address of a kernel's machine code; compiled at most once per cache."""
-    if kernel.key not in _loaded:
-        code = _stored(kernel)
-        if code is None:
-            code = emitted(kernel).object()
-            _write(_path(kernel), hashlib.sha256(code).digest() + code)
+    if not is_loaded(kernel):
+        code = emitted(kernel).object()
+        _write(_path(kernel), hashlib.sha256(code).digest() + code)
         _loaded[kernel.key] = objects.load(code)
     return _loaded[kernel.key]
 
 
-def is_compiled(kernel: Kernel) -> bool:
-    """Whether the kernel can be had without compiling it."""
-    return kernel.key in _loaded or is_stored(kernel)
+def is_loaded(kernel: Kernel) -> bool:
+    """Load the kernel if it is on disk; whether it can be had without compiling it."""
+    if kernel.key not in _loaded and (code := _stored(kernel)) is not None:
+        _loaded[kernel.key] = objects.load(code)
+    return kernel.key in _loaded
 
 
 def is_stored(kernel: Kernel) -> bool:

@@ -45,7 +45,7 @@ def load(kernels: Sequence[Kernel], most: int) -> None:
     """
     limit = cache.size_limit()
     with _lock:
-        missing = [kernel for kernel in kernels if not cache.is_compiled(kernel)]
+        missing = [kernel for kernel in kernels if not cache.is_loaded(kernel)]
         if missing:
             _compile(missing, min(most, processor.cores()))
             cache.prune(limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -48,9 +47,8 @@ class _Memory:
 
 def call(kernel: Kernel, arrays: Sequence[Array], sizes: Sequence[int], work: int) -> None:
     """Run a kernel by itself on contiguous arrays, on the thread that calls."""
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)
     table = np.array([*(a.ctypes.data for a in arrays), *sizes], np.int64)
-    kind(kernels.compiled(kernel))(table.ctypes.data, 0, work, 0)
+    team.KERNEL(kernels.compiled(kernel))(table.ctypes.data, 0, work, 0)
 
 
 class _Table:

@@ -37,6 +37,9 @@ else:
 
 Array = np.ndarray
 
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+"""Every kernel, as Python calls it; see `native.SIGNATURE`."""
+
 # What the words of the team's state, int64, are; a line of the cache has eight of them.
 FUNCTIONS, TABLE, WIDTH, WORK, THREADS, FIRST, LAST, SIZE = range(8)
 """The program: as in `Team.run`. Then the steps to run, and how many threads do so."""
@@ -162,9 +165,7 @@ class Team:
     """
 
     def __init__(self, address: int) -> None:
-        integer = ctypes.c_int64
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, integer, integer, integer)
-        self._native = kind(address)
+        self._native = KERNEL(address)
         self._form()
         if hasattr(os, "register_at_fork"):
             # A child has the memory, but not the threads.

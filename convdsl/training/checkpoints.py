@@ -31,14 +31,15 @@ class Progress:
     """Where a training stands.
 
     ``epoch`` epochs are done, and ``batch`` batches of the next one, with losses that add up to
-    ``loss``, and shares of examples that were told right to ``right``. ``history`` has the metrics
-    of the epochs; ``best`` is the value that the best epoch had.
+    ``loss``, and shares of examples that were told right to ``right``, in ``seconds`` of training.
+    ``history`` has the metrics of the epochs; ``best`` is the value that the best epoch had.
     """
 
     epoch: int = 0
     batch: int = 0
     loss: float = 0.0
     right: float = 0.0
+    seconds: float = 0.0
     steps: int = 0
     best: float | None = None
     history: tuple[dict[str, Any], ...] = ()

@@ -25,6 +25,7 @@ import numpy as np
 from convdsl.diagnostics import CompileError, problem
 from convdsl.passes import AVERAGE
 from convdsl.plan.model import Plan, Port
+from convdsl.runtime.processor import own_cores
 from convdsl.runtime.program import Pause, Program
 from convdsl.training.loading import Shard
 
@@ -35,6 +36,12 @@ BUCKET = 2**20
 GRADIENT = "gradient of "
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What launchers tell a process about how many they started: MPICH and its kin, Open MPI."""
+
+
+def started() -> int:
+    """How many processes the launcher that started this one says it started; 1 without one."""
+    counts = (os.environ.get(name, "") for name in SIZES)
+    return max((int(count) for count in counts if count.isdecimal()), default=1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Job:
 
         neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
         try:
-            mine = _cores()
+            mine = own_cores()
             sharing = sum(bool(mine & others) for others in neighbours.allgather(mine))
         finally:
             neighbours.Free()
@@ -92,11 +99,10 @@ def job() -> Iterator[Job]:
             "`pip install 'convdsl[mpi]'` has both",
         ) from None
     world = MPI.COMM_WORLD
-    started = max(int(os.environ.get(name, 1)) for name in SIZES)
-    if started > 1 and world.size == 1:
+    if started() > 1 and world.size == 1:
         raise problem(
             "E570",
-            f"mpiexec started {started} processes, but is of another MPI than mpi4py's",
+            f"mpiexec started {started()} processes, but is of another MPI than mpi4py's",
             f"mpi4py was built for {MPI.Get_library_version().splitlines()[0].strip()}",
         )
     try:
@@ -107,13 +113,6 @@ def job() -> Iterator[Job]:
         told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
         print(f"{told}\nrank {world.rank} of {world.size} failed", file=sys.stderr, flush=True)
         world.Abort(1)
-
-
-def _cores() -> set[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
 
 
 # -- buckets ---------------------------------------------------------------------------------

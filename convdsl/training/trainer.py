@@ -155,7 +155,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         at = self.progress
-        start = saved = time.monotonic()
+        since = saved = time.monotonic()
         given = batches(
             self.data,
             self.training,
@@ -168,16 +168,20 @@ class Trainer:
         # Where it stops early no thread goes on.
         with closing(given), closing(self.program.prefetch(given)) as ahead:
             for number, (x, target) in enumerate(ahead, at.batch):
-                loss = self._step(number, x, target)
+                loss = self._step(number, x, target, since)
+                since = time.monotonic()
                 for watcher in self.watchers:
                     watcher.step(self, loss)
-                if time.monotonic() - saved >= self.save_every:
+                if since - saved >= self.save_every:
                     self.save()
                     saved = time.monotonic()
-        self._end_epoch(time.monotonic() - start)
+        self._end_epoch()
 
-    def _step(self, number: int, x: Array, target: Array) -> float:
-        """Take the step of the epoch's batch of that number and note it, both or neither."""
+    def _step(self, number: int, x: Array, target: Array, since: float) -> float:
+        """Take the step of the epoch's batch of that number and note it, both or neither.
+
+        Its time counts from ``since``, when the step before it was done.
+        """
         rate = self.recipe.rate(self.progress.epoch + number / self.batches)
         with as_a_whole():
             loss = self.program.step(x, target, lr=rate)
@@ -189,11 +193,12 @@ class Trainer:
                 loss=self.progress.loss + loss,
                 right=self.progress.right
                 + share_right(self.program.prediction, np.asarray(target)),
+                seconds=self.progress.seconds + time.monotonic() - since,
                 steps=self.program.steps_taken,
             )
         return loss
 
-    def _end_epoch(self, seconds: float) -> None:
+    def _end_epoch(self) -> None:
         at = self.progress
         weights = self.weights()
         metrics: dict[str, Any] = {
@@ -209,7 +214,7 @@ class Trainer:
             metrics |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
         value = metrics.get("val_accuracy", -metrics["loss"])
         better = at.best is None or value > at.best
-        metrics["seconds"] = round(seconds, 3)
+        metrics["seconds"] = round(at.seconds, 3)
         if self.folder and better:  # before this counts as the best, for it may be stopped here
             parameters.write(self.folder / checkpoints.BEST, weights)
         self.progress = replace(
@@ -218,6 +223,7 @@ class Trainer:
             batch=0,
             loss=0.0,
             right=0.0,
+            seconds=0.0,
             best=value if better else at.best,
             history=(*at.history, metrics),
         )

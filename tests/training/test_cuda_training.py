@@ -8,8 +8,15 @@ import pytest
 from emulated_driver import EmulatedDriver
 from safetensors.numpy import load_file
 
+import convdsl
+from convdsl import CompileError
 from convdsl.cli import main
 from convdsl.runtime import cuda_compilation, driver
+from convdsl.runtime.inputs import InputSpec
+from convdsl.training import checkpoints
+from convdsl.training.data import from_arrays
+from convdsl.training.recipe import resolve
+from convdsl.training.trainer import Diverged, Trainer, Watcher
 
 PROGRAM = """cnn 1
 net Tiny {
@@ -38,7 +45,7 @@ def line(tmp_path):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    found = EmulatedDriver()
+    found = EmulatedDriver(working=1)
     monkeypatch.setattr(driver, "binding", lambda: found)
     monkeypatch.setattr(cuda_compilation, "load", found.load)
     return found
@@ -82,3 +89,63 @@ def test_without_a_gpu_it_says_so(line, tmp_path, capsys, monkeypatch):
 def test_on_the_cpu_there_is_one_precision(line, tmp_path, capsys):
     assert main([*line, "--out", str(tmp_path / "out"), "--precision", "bf16"]) == 1
     assert "error[E511]" in capsys.readouterr().err
+
+
+# -- from Python ------------------------------------------------------------------------------
+
+PLAIN = """cnn 1
+net Tiny {
+  input 1@6x6
+  conv 4@3x3 -> relu -> dense 3
+  train { epochs=2, batch=8, lr=0.05, seed=3, optimizer=sgd, momentum=0.9 }
+}
+"""
+COUNT = 20
+
+
+def trainer(folder=None, scale=1.0, **more):
+    net = convdsl.load_source(PLAIN)
+    spec = InputSpec.of(net.graph.inputs[0])
+    y = np.arange(COUNT) % 3
+    x = np.random.default_rng(0).standard_normal((COUNT, 1, 6, 6)).astype(np.float32)
+    x[:, 0, 0, 0] += y
+    x *= np.float32(scale)
+    data = from_arrays(x, y, spec, 3)
+    parts = np.arange(16), np.arange(16, COUNT)
+    return Trainer(net, resolve(net.recipe, (), spec), data, *parts, folder, threads=1, **more)
+
+
+class Stop(Watcher):
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, trainer, loss):
+        if trainer.progress.steps == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_scale_goes_on_with_its_checkpoint(gpu, tmp_path):
+    options = {"target": "cuda", "precision": "fp16"}
+    whole = trainer(tmp_path / "whole", **options)
+    (tmp_path / "whole").mkdir()
+    whole.fit()
+    (tmp_path / "parted").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "parted", watchers=[Stop(3)], **options).fit()
+    kept = checkpoints.read(tmp_path / "parted")
+    assert 1 < kept.state["loss_scale"] <= 65_536
+    assert kept.state["good_steps"] > 0
+    assert kept.progress.recipe["precision"] == "fp16"
+    again = trainer(tmp_path / "parted", **options)
+    again.fit()
+    for name, array in whole.program.state.items():
+        np.testing.assert_array_equal(again.program.state[name], array, err_msg=name)
+    for name, array in whole.weights().items():
+        np.testing.assert_array_equal(again.weights()[name], array, err_msg=name)
+    with pytest.raises(CompileError, match="another `precision`"):
+        trainer(tmp_path / "parted")
+
+
+def test_a_loss_that_is_not_finite_is_explained(gpu):
+    with pytest.raises(Diverged, match="not finite"):
+        trainer(scale=1e30, target="cuda").fit()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -353,6 +354,35 @@ def test_commands_train_resume_and_evaluate(given, tmp_path, capsys):
     assert told["samples"] == 200
     assert set(told) == {"samples", "loss", "accuracy"}
     assert 0 < told["accuracy"] <= 1
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_that_trained_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, watchers=[Stop(3)]).fit()
+    kept = checkpoints.read(tmp_path)
+    assert kept.progress.seconds > 0
+    longer = replace(kept.progress, seconds=kept.progress.seconds + 1000)
+    checkpoints.write(tmp_path, replace(kept, progress=longer))
+    made = trainer(tmp_path)
+    made.fit()
+    first, *others = [metrics["seconds"] for metrics in made.progress.history]
+    assert first > 1000
+    assert all(0 < seconds < 1000 for seconds in others)
+
+
+@pytest.mark.parametrize("launcher", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_several_processes_do_not_train_into_one_folder(
+    launcher, given, tmp_path, capsys, monkeypatch
+):
+    program, data = given
+    out = tmp_path / "out"
+    line = ["train", str(program), "--data", str(data), "--out", str(out), "--epochs", "1"]
+    monkeypatch.setenv(launcher, "2")
+    assert main(line) == 1
+    assert "error[E570]: `train` is one process, and 2 were started" in capsys.readouterr().err
+    assert not out.exists()
+    monkeypatch.setenv(launcher, "1")
+    assert main(line) == 0
 
 
 def test_a_changed_recipe_is_no_resumption(tmp_path):
