@@ -34,52 +34,33 @@ def compile(
     seed: int = 0,
     recompute: bool = False,
     accuracy: str = "fast",
+    ready: bool = True,
 ) -> Program:
-    """A network's graph as a program, ready to run: for inference, or for training with a loss.
+    """A network's graph as a program: for inference, or for training with a loss.
 
     With the accuracy ``exact`` every convolution is a sum of products; ``fast`` also uses
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
     On the GPU the ``precision`` is what the factors of convolutions and products are rounded to;
-    in bf16 and fp16 feature maps are stored in 16 bits, too.
-    """
-    program = build(
-        graph, target, batch, loss, optimizer, threads, precision, seed, recompute, accuracy
-    )
-    planned = program.plan
-    if target == "cuda":
-        from convdsl.runtime.cuda import CudaMachine
-
-        program.attach(CudaMachine(planned, program.variables))
-    else:
-        from convdsl.runtime.cpu import CpuMachine
-
-        program.attach(CpuMachine(planned, program.variables))
-    return program
-
-
-def build(
-    graph: Graph,
-    target: str = "cpu",
-    batch: int = 1,
-    loss: str | Loss | None = None,
-    optimizer: object | None = None,
-    threads: int | None = None,
-    precision: str = "fp32",
-    seed: int = 0,
-    recompute: bool = False,
-    accuracy: str = "fast",
-) -> Program:
-    """The program of `compile` before there is a device and before kernels are compiled.
-
-    It has everything that is written into a package, and cannot run.
+    in bf16 and fp16 feature maps are stored in 16 bits, too. A program that is not to be ``ready``
+    has no device and no compiled kernels: all that is written into a package, and cannot run.
     """
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
     scale = scale_of(precision, optimizer)
     lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
-    return Program(lowered, plan(lowered, batch, device), seed)
+    program = Program(lowered, planned, seed)
+    if ready and target == "cuda":
+        from convdsl.runtime.cuda import CudaMachine
+
+        program.attach(CudaMachine(planned, program.variables))
+    elif ready:
+        from convdsl.runtime.cpu import CpuMachine
+
+        program.attach(CpuMachine(planned, program.variables))
+    return program
 
 
 def lower(

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from convdsl.cli import networks
-from convdsl.compiler import STAGES, build, emit
+from convdsl.compiler import STAGES, compile, emit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +46,14 @@ def run(args: argparse.Namespace) -> int:
         options = (args.target, args.batch, args.train, args.precision, args.arch, args.accuracy)
         print(emit(network, args.emit, *options))
         return 0
-    program = build(
+    program = compile(
         network.graph,
         args.target,
         args.batch,
         "cross_entropy" if args.train else None,
         precision=args.precision,
         accuracy=args.accuracy,
+        ready=False,
     )
     from convdsl.runtime import package
 

@@ -38,8 +38,14 @@ class Part:
     taken: tuple[int, ...]
 
 
+def has_parts(family: Convolution) -> bool:
+    """Whether `parts_of` knows some: no gradient by the input of strides and dilations at once."""
+    g = family.geometry
+    return family.direction != "input" or max(g.stride) == 1 or max(g.dilation) == 1
+
+
 def parts_of(family: Convolution) -> list[Part]:
-    """The forward convolutions that together compute the family.
+    """The forward convolutions that together compute the family, which `has_parts`.
 
     A gradient by the input at stride S falls into S parts along every axis: dx at positions of
     equal remainder sees dy through every S-th element of the window. With q = i + P = S·t + r,

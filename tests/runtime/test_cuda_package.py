@@ -14,7 +14,7 @@ from emulated_driver import EmulatedDriver
 import convdsl
 from convdsl import CompileError
 from convdsl.cli import main
-from convdsl.compiler import build
+from convdsl.compiler import compile
 from convdsl.runtime import package
 
 TEXT = "net Tiny {\n  input 2@6x6\n  conv 3@3x3 -> relu -> dense 4\n}\n"
@@ -43,7 +43,7 @@ def gpu(monkeypatch):
 
 
 def built(**options):
-    return build(convdsl.load_source(TEXT).graph, "cuda", 3, **options)
+    return compile(convdsl.load_source(TEXT).graph, "cuda", 3, ready=False, **options)
 
 
 def loaded(gpu, program, folder):

@@ -12,7 +12,7 @@ from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
 from convdsl.kernels.nests import INDENT
-from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import sizes_of, triple
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -23,12 +23,11 @@ PIXELS = 8
 
 def fits(family: Convolution) -> bool:
     """Whether this generator computes the convolution: a filter a channel, all in blocks."""
-    g = family.geometry
     if not family.groups == family.channels == family.filters or family.x_lanes == 1:
         return False
     if family.epilogue is not None and not family.epilogue.planar(trailing=1):
         return False
-    return family.direction != "input" or max(g.stride) == 1 or max(g.dilation) == 1
+    return has_parts(family)
 
 
 def recipe(family: Convolution) -> Recipe:

@@ -14,7 +14,7 @@ from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
 from convdsl.kernels.nests import INDENT
-from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -37,10 +37,7 @@ def fits(family: Convolution) -> bool:
         return False
     if family.epilogue is not None and not family.epilogue.planar(trailing=1):
         return False
-    g = family.geometry
-    if family.direction == "input" and max(g.stride) > 1 and max(g.dilation) > 1:
-        return False
-    return _grouping(turned(family)) is not None
+    return has_parts(family) and _grouping(turned(family)) is not None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.frame import PLAIN, blocks, indent, kernel, over, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, planar, stores
 from convdsl.kernels.cuda.tiles import DEPTH, Tile, Work, choose, tiles_for
-from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -27,8 +27,7 @@ def fits(family: Convolution) -> bool:
     """Whether this generator computes the convolution: forward, or the gradient by the input."""
     if family.direction == "weight" or (family.epilogue and not family.epilogue.planar()):
         return False
-    g = family.geometry
-    return family.direction == "forward" or max(g.stride) == 1 or max(g.dilation) == 1
+    return has_parts(family)
 
 
 def recipe(family: Convolution, precision: str = "fp32") -> Recipe:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from convdsl.kernels.cuda.frame import EVERY, PLAIN, WARP, blocks, decode, indent, kernel, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, planar
 from convdsl.kernels.cuda.tiles import PROCESSORS
-from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Axis, Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -38,7 +38,7 @@ def fits(family: Convolution) -> bool:
         return sizes_of(g).taps <= MOST_TAPS
     if family.epilogue and not family.epilogue.planar():
         return False
-    return family.direction == "forward" or max(g.stride) == 1 or max(g.dilation) == 1
+    return has_parts(family)
 
 
 def recipe(family: Convolution) -> Recipe:

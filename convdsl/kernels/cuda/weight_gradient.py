@@ -77,15 +77,7 @@ def _kernel(tile: Tile, s: Sizes, flat: bool, partial: bool) -> Kernel:
         [],
         [
             # Both factors lie along pixels: a thread finds its own of the slice once.
-            f"number = slice * {tile.depth} + inner",
-            "image = quotient(number, P)",
-            "pixel = number - image * P",
-            "line = quotient(pixel, OW)",
-            "plane = quotient(line, OH)",
-            "z = plane * SD - PD",
-            "y_ = (line - plane * OH) * SH - PH",
-            "x_ = (pixel - line * OW) * SW - PW",
-            "here = number < total_pixels",
+            *pixel_of(tile, "inner"),
             "from_dy = (image * F + group * rows + row_start) * P + pixel",
             "from_x = (image * CG + group * C) * (D * H * W)",
         ],
@@ -114,21 +106,41 @@ def _kernel(tile: Tile, s: Sizes, flat: bool, partial: bool) -> Kernel:
     )
 
 
+def pixel_of(tile: Tile, own: str) -> list[str]:
+    """Statements: which pixel the thread's row of a slice is, and where its window begins."""
+    return [
+        f"number = slice * {tile.depth} + {own}",
+        "image = quotient(number, P)",
+        "pixel = number - image * P",
+        "line = quotient(pixel, OW)",
+        "plane = quotient(line, OH)",
+        "z = plane * SD - PD",
+        "y_ = (line - plane * OH) * SH - PH",
+        "x_ = (pixel - line * OW) * SW - PW",
+        "here = number < total_pixels",
+    ]
+
+
+def tap_of(tile: Tile) -> list[str]:
+    """Statements: which element of the window a tile of columns is of, and how far it lies."""
+    return [
+        "tap = quotient(column_tile, each)",
+        f"column_start = (column_tile - tap * each) * {tile.columns}",
+        "tap_line = quotient(tap, KW)",
+        "tap_plane = quotient(tap_line, KH)",
+        "by_z = tap_plane * DD",
+        "by_y = (tap_line - tap_plane * KH) * DH",
+        "by_x = (tap - tap_line * KW) * DW",
+    ]
+
+
 def _by_taps(tile: Tile) -> gemm.Loader:
     """Slices of one element of the window; a tile's columns are channels."""
     return gemm.turned(
         "b",
         tile,
         tile.columns,
-        [
-            "tap = quotient(column_tile, each)",
-            f"column_start = (column_tile - tap * each) * {tile.columns}",
-            "tap_line = quotient(tap, KW)",
-            "tap_plane = quotient(tap_line, KH)",
-            "by_z = tap_plane * DD",
-            "by_y = (tap_line - tap_plane * KH) * DH",
-            "by_x = (tap - tap_line * KW) * DW",
-        ],
+        tap_of(tile),
         [
             "z += by_z",
             "y_ += by_y",

@@ -22,7 +22,7 @@ from convdsl.kernels.cuda.narrow.operands import (
 from convdsl.kernels.cuda.narrow.results import Blocks, combine, stores
 from convdsl.kernels.cuda.narrow.slices import PIECE, copied
 from convdsl.kernels.cuda.tiles import NARROW, NARROW_DEPTH, Tile, choose, tiles_for
-from convdsl.kernels.parts import Part, parts_of, turned
+from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
@@ -44,8 +44,7 @@ def fits(family: Convolution) -> bool:
         return False
     if family.epilogue and not family.epilogue.planar(trailing=1):
         return False
-    g = family.geometry
-    return family.direction == "forward" or max(g.stride) == 1 or max(g.dilation) == 1
+    return has_parts(family)
 
 
 def recipe(family: Convolution, precision: str, dtypes: tuple[str, ...]) -> Recipe:

@@ -20,14 +20,15 @@ from convdsl.kernels.cuda.narrow.operands import (
 )
 from convdsl.kernels.cuda.narrow.slices import PIECE, copied
 from convdsl.kernels.cuda.results import QUAD, Result, combine
-from convdsl.kernels.cuda.tiles import NARROW, NARROW_DEPTH, Tile, choose, tiles_for
+from convdsl.kernels.cuda.tiles import NARROW, Tile, choose, tiles_for
+from convdsl.kernels.cuda.weight_gradient import pixel_of, tap_of
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Kernel, Recipe
 
 SIZES = (
     *gemm.SIZES,
-    *("columns", "rows", "size", "C", "XB", "YB", "GX", "GY", "P", "each", "taps", "positions"),
+    *("columns", "rows", "size", "C", "XB", "YB", "GX", "GY", "P", "each", "taps", "total_pixels"),
     *("own_filters", "own_channels", "D", "H", "W", "OH", "OW", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
 )
@@ -116,7 +117,7 @@ class _Plan:
             "P": s.outputs,
             "each": each,
             "taps": s.taps,
-            "positions": positions,
+            "total_pixels": positions,
             "own_filters": groups.own_filters,
             "own_channels": groups.own_channels,
             **asdict(s),
@@ -140,18 +141,8 @@ class _Plan:
             tile,
             tile.rows,
             [],
-            [
-                # Both factors lie along positions: a thread finds its own of the slice once.
-                f"number = slice * {NARROW_DEPTH} + a_own",
-                "image = quotient(number, P)",
-                "pixel = number - image * P",
-                "line = quotient(pixel, OW)",
-                "plane = quotient(line, OH)",
-                "z = plane * SD - PD",
-                "y_ = (line - plane * OH) * SH - PH",
-                "x_ = (pixel - line * OW) * SW - PW",
-                "here = number < positions",
-            ],
+            # Both factors lie along positions: a thread finds its own of the slice once.
+            pixel_of(tile, "a_own"),
             "dy",
             (
                 [
@@ -185,15 +176,7 @@ class _Plan:
             "b",
             tile,
             tile.columns,
-            [
-                "tap = quotient(column_tile, each)",
-                f"column_start = (column_tile - tap * each) * {tile.columns}",
-                "tap_line = quotient(tap, KW)",
-                "tap_plane = quotient(tap_line, KH)",
-                "by_z = tap_plane * DD",
-                "by_y = (tap_line - tap_plane * KH) * DH",
-                "by_x = (tap - tap_line * KW) * DW",
-            ],
+            tap_of(tile),
             [
                 "z += by_z",
                 "y_ += by_y",
