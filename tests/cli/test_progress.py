@@ -75,7 +75,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then_and_for_every_epoch(clo
     ]
     assert last == (
         "epoch 2/4: loss 0.5000, 75.00% right, validation loss 0.2500, 87.50% right, "
-        "448 images/s, 3:22 left"
+        "640 images/s, 3:22 left"
     )
     assert bar.getvalue() == ""
 
@@ -85,7 +85,7 @@ def test_the_last_epoch_has_no_time_left(clock):
     view = progress.View(lines, io.StringIO())
     steps(view, clock, 2, 1.0)
     view.epoch(training(epoch=4, batch=0), METRICS)
-    assert lines.getvalue() == "epoch 2/4: loss 0.5000, 75.00% right, 13 images/s\n"
+    assert lines.getvalue() == "epoch 2/4: loss 0.5000, 75.00% right, 640 images/s\n"
 
 
 def test_hours_are_shown_where_there_are_some(clock):
