@@ -229,10 +229,15 @@ def _assigned(p: _Planner, node: Node) -> _Storage | None:
 def _in_place(
     p: _Planner, node: Node, candidates: tuple[int, ...], position: int, last_read: dict[Value, int]
 ) -> _Storage | None:
-    """The storage of an input that dies here and that the result may take over."""
+    """The storage of an input that dies here and that the result may take over.
+
+    It is not one that the node reads elsewhere, too, as a convolution that its own input is added
+    to: of that, neighbours are read when the result is written already.
+    """
+    others = [p.storage[v] for k, v in enumerate(node.inputs) if k not in candidates]
     for k in candidates:
         storage = p.storage[node.inputs[k]]
-        if storage.variable is not None or storage.constant:
+        if storage.variable is not None or storage.constant or any(storage is s for s in others):
             continue
         if all(last_read.get(v, -1) <= position for v in storage.values):
             return storage

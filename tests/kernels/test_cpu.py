@@ -12,9 +12,9 @@ from convdsl.runtime.cpu import CpuMachine
 from convdsl.runtime.interpreter import evaluate
 
 
-def run(graph, arrays, batch, loss=None):
+def run(graph, arrays, batch, loss=None, accuracy="fast"):
     """All outputs of the compiled program, its arena poisoned with NaN before."""
-    program = compile(graph, batch=batch, loss=loss)
+    program = compile(graph, batch=batch, loss=loss, accuracy=accuracy)
     for name, array in program.variables.items():
         if name in arrays:
             array[...] = arrays[name]
@@ -179,6 +179,18 @@ def test_a_residual_sum_is_taken_over_in_place():
     arrays = random_arrays(graph, 2)
     expected = evaluate(graph, arrays)["output"]
     assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+def test_what_a_window_still_reads_is_not_written_over():
+    """y is the skip and the input of the convolution: its neighbours are read after the sum."""
+    graph = convdsl.load_source(
+        "net T { input 6@40x40\n y: conv 16@1x1\n conv 16@5x5 pad=2\n add(y) -> relu }"
+    ).graph
+    arrays = random_arrays(graph, 2)
+    expected = evaluate(graph, arrays)["output"]
+    for accuracy in ("fast", "exact"):
+        found = run(graph, arrays, 2, accuracy=accuracy)["output"]
+        assert relative_error(found, expected) < 1e-5, accuracy
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
