@@ -6,9 +6,21 @@ from helpers import positive_buffers, random_arrays, relative_error, sample_netw
 import convdsl
 from convdsl.compiler import lower
 from convdsl.ops import registry
+from convdsl.ops.base import Sample
 from convdsl.runtime.interpreter import evaluate
 
 SAMPLES = [s for op in registry().values() for s in op.samples]
+
+# What takes the gradient of the activation before it into its own.
+POOLINGS = ("max 2x2", "avg 2x2", "avg 3x2", "max 3x3 /2 pad=1", "avg 3x3 /2 ceil=on", "max 2x2 /3")
+CONVOLUTIONS = ("3x3 pad=1", "3x2 /2", "1x1", "3x3 groups=3", "3x3 dilation=2 pad=2")
+CHAINS = [
+    *(Sample(f"conv 6@3x3 -> relu -> {pool}", "3@13x11") for pool in POOLINGS),
+    *(Sample(f"conv 6@3x3 -> sigmoid -> conv 6@{rest}", "3@9x10") for rest in CONVOLUTIONS),
+    Sample("conv 6@3x3 -> tanh -> conv 6@3x3 groups=6", "3@9x10"),
+    Sample("conv 6@3 -> tanh -> max 2", "3@13"),
+    Sample("conv 6@2 -> tanh -> max 2", "2@4x5x6"),
+]
 
 
 def by_norm(actual, expected):

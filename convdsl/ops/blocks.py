@@ -224,9 +224,7 @@ class InBlocks(Op):
                 return replace(inner, x_lanes=self.lanes[0], y_lanes=self.lanes[1])
             case Pooling() | PoolingGradient():
                 lanes = self.lanes[0]
-                channels = self.own[0].channels
-                planes = inner.planes // channels * -(-channels // lanes)
-                return replace(inner, planes=planes, lanes=lanes)
+                return replace(inner, planes=-(-inner.planes // lanes), lanes=lanes)
         raise AssertionError(inner)
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:

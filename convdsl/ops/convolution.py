@@ -37,6 +37,7 @@ from convdsl.ops.base import (
     times,
 )
 from convdsl.ops.blocks import windows_in_blocks
+from convdsl.ops.dense import Dense
 from convdsl.ops.families import Convolution, Family, Geometry, operand
 from convdsl.ops.initialisers import Initialised
 from convdsl.ops.linear import along, take
@@ -206,6 +207,24 @@ class Conv(Initialised):
             y = y + inputs[2].reshape(-1, *(1,) * len(self.window))
         return np.ascontiguousarray(y)
 
+    def specialise(self, b: Builder, node: Node, training: bool) -> tuple[Value, ...] | None:
+        # A window that is the whole input has one place: one product, its gradients, too.
+        x, w, *bias = node.inputs
+        inputs = math.prod(self.window) * x.type.channels
+        one_place = self.window == x.type.spatial and not any(map(any, self.pad))
+        if self.composite or self.groups > 1 or not one_place or inputs == x.type.channels:
+            return None
+        flat = b.add(Reshape(TensorType((self.filters, inputs), batched=False)), w)
+        dense = Dense(
+            units=self.filters,
+            bias=self.bias,
+            init=self.init,
+            spread=self.spread,
+            bias_fill=self.bias_fill,
+        )
+        y = b.add(dense, x, flat, *bias, name=node.name)
+        return (b.add(Reshape(node.output.type), y),)
+
     def expand(self, b: Builder, node: Node) -> tuple[Value, ...] | None:
         if not self.composite:
             return None
@@ -294,6 +313,7 @@ class ConvInputGradient(Op):
     kind: ClassVar[str] = "conv.input_gradient"
     category: ClassVar[str] = "convolution"
     arity: ClassVar[int | None] = 2
+    takes_epilogue: ClassVar[bool] = True
     conv: Conv
     x: TensorType
 

@@ -159,7 +159,7 @@ class Max(Op):
 
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         x, y = inputs[0], outputs[0]
-        return Pooling("maximum", x[0] * x[1], _geometry(self, x[2:], y[2:]))
+        return Pooling("maximum", x[0], x[1], _geometry(self, x[2:], y[2:]))
 
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
         x = node.inputs[0]
@@ -196,7 +196,7 @@ class MaxWinner(Op):
 
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         x, y = inputs[0], outputs[0]
-        return Pooling("winner", x[0] * x[1], _geometry(self.max, x[2:], y[2:]))
+        return Pooling("winner", x[0], x[1], _geometry(self.max, x[2:], y[2:]))
 
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
         x = node.inputs[0]
@@ -276,7 +276,7 @@ class Avg(Op):
     def family(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Family:
         x, y = inputs[0], outputs[0]
         geometry = _geometry(self, x[2:], y[2:])
-        return Pooling("mean", x[0] * x[1], geometry, self.count_pad, self._after())
+        return Pooling("mean", x[0], x[1], geometry, self.count_pad, self._after())
 
     def divisor(self, spatial: Shape) -> np.ndarray:
         """How many elements each mean divides by, shaped as the spatial output."""
@@ -322,6 +322,7 @@ class PoolGradient(Op):
 
     kind: ClassVar[str] = "pool.gradient"
     category: ClassVar[str] = "pooling"
+    takes_epilogue: ClassVar[bool] = True
     arity: ClassVar[int | None] = None
     pool: Max | Avg
     x: TensorType
@@ -337,9 +338,9 @@ class PoolGradient(Op):
         mode: Literal["maximum", "mean"] = "maximum" if isinstance(self.pool, Max) else "mean"
         geometry = _geometry(self.pool, dx[2:], dy[2:])
         if isinstance(self.pool, Max):
-            return PoolingGradient(mode, dx[0] * dx[1], geometry)
+            return PoolingGradient(mode, dx[0], dx[1], geometry)
         pool = self.pool
-        return PoolingGradient(mode, dx[0] * dx[1], geometry, pool.count_pad, pool._after())
+        return PoolingGradient(mode, dx[0], dx[1], geometry, pool.count_pad, pool._after())
 
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
         # Winners lie as the input of their pooling did; means have no such witness, and what takes

@@ -1,9 +1,11 @@
 """Compiled CPU kernels against the interpreter, with poisoned memory and guard zones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
-from kernels_by_samples import SAMPLES, check_forward, check_gradients
+from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
 
 import convdsl
 from convdsl.compiler import compile, lower
@@ -204,6 +206,42 @@ def test_direct_convolutions_at_every_border(case):
     program = compile(graph, batch=2)
     assert any("direct" in step.reason for step in program.plan.steps)
     assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda s: s.text)
+def test_an_activations_gradient_is_taken_along(chain):
+    graph = sample_network(replace(chain, text=f"{chain.text} -> flatten")).graph
+    maps = [n.name for n in lower(graph, "cross_entropy").nodes if "1.gradient.map" in n.name]
+    assert not maps
+    check_gradients(run, chain, 1e-5)
+
+
+def test_long_sums_of_few_channels_are_summed_in_parts():
+    source = "net T { input 3@29x31\n conv 5@3x3 -> sigmoid -> flatten }"
+    graph = convdsl.load_source(source).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = random_arrays(lowered, 7, seed=2)
+    expected = evaluate(lowered, arrays)["gradient of conv1.bias"]
+    program = compile(graph, batch=7, loss="cross_entropy")
+    assert any("in_parts" in step.kernel.name for step in program.plan.steps)
+    found = run(graph, arrays, 7, "cross_entropy")["gradient of conv1.bias"]
+    assert relative_error(found, expected) < 1e-6
+
+
+def test_a_window_that_is_the_whole_input_is_a_product():
+    source = (
+        "net T { input 3@6x5\n conv 8@2x2 -> relu\n conv 12@5x4 -> tanh\n conv 3@1x1 -> flatten }"
+    )
+    graph = convdsl.load_source(source).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = random_arrays(lowered, 3, seed=2)
+    expected = evaluate(lowered, arrays)
+    steps = compile(graph, batch=3, loss="cross_entropy").plan.steps
+    assert any(s.name == "conv2" and "product" in s.kernel.name for s in steps)
+    assert not any("conv2.gradient.conv" in s.name for s in steps)
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert value.shape == expected[name].shape
+        assert relative_error(value, expected[name]) < 1e-5, name
 
 
 def test_a_kernel_that_leaves_an_element_unwritten_is_caught(monkeypatch):

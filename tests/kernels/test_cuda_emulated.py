@@ -12,7 +12,7 @@ import pytest
 from emulated import run
 from emulator import EmulationError, compile_emulated, launch, machine
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
-from kernels_by_samples import SAMPLES, check_forward, check_gradients
+from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
 from random_networks import Writer
 
 import convdsl
@@ -28,7 +28,7 @@ def test_the_kernel_is_the_interpreter(sample):
     check_forward(run, sample, 1e-5)
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.text)
+@pytest.mark.parametrize("sample", [*SAMPLES, *CHAINS], ids=lambda s: s.text)
 def test_gradients_are_the_interpreters(sample):
     check_gradients(run, sample, 2e-5)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from emulated import run
 from helpers import positive_buffers, random_arrays
-from kernels_by_samples import SAMPLES, by_norm, check_forward, check_gradients
+from kernels_by_samples import CHAINS, SAMPLES, by_norm, check_forward, check_gradients
 from random_networks import Writer
 
 import convdsl
@@ -35,6 +35,16 @@ def test_an_op_is_the_interpreters(sample, precision):
     emulated = partial(run, precision=precision)
     check_forward(emulated, sample, 3 * ROUNDING[precision], by_norm)
     check_gradients(emulated, sample, 8 * ROUNDING[precision], by_norm)
+
+
+# Rounded to 16 bits, another element may be the maximum.
+SMOOTH = [chain for chain in CHAINS if "max" not in chain.text]
+
+
+@pytest.mark.parametrize("chain", SMOOTH[::2], ids=lambda s: s.text)
+def test_an_activations_gradient_is_taken_along(chain):
+    # Two ops, and the slope of an activation, which is a difference.
+    check_gradients(partial(run, precision="bf16"), chain, 20 * ROUNDING["bf16"], by_norm)
 
 
 # -- networks --------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def test_recomputation_saves_memory_and_changes_no_bit():
     assert loss == again
     for name, gradient in gradients.items():
         np.testing.assert_array_equal(gradient, others[name])
-    assert thrifty.plan.live_bytes < 0.75 * plain.plan.live_bytes
+    assert thrifty.plan.live_bytes < 0.8 * plain.plan.live_bytes
 
 
 RMSPROP = {"momentum": 0.7, "eps": 1e-6, "weight_decay": 0.1}

@@ -25,6 +25,9 @@ grows with how many are added one after the other."""
 
 CHUNK = 1 << 13
 """Elements of a row that a unit of work covers."""
+UNITS = 16
+"""Units of work that a long sum is cut into at least, whatever the number of threads, so that
+results do not depend on it."""
 
 
 def recipe(family: Map | Reduction, lanes: int) -> Recipe | None:
@@ -56,37 +59,80 @@ def _in_blocks(family: Map | Reduction, most: int) -> bool:
 
 
 def _mapped(family: Map) -> Recipe:
-    """A map over blocks of channels; a unit of work is a row."""
+    """A map over blocks of channels; a unit of work is a chunk of a row."""
     lanes, outer = family.shape[-1], family.shape[:-1]
     columns = [(True,) * len(outer), *(p[:-1] for p in family.present)]
     merged = Loops.merge(outer, columns, frozenset())
     names = _names(merged)
     place = _Places(merged, names, [p[-1] for p in family.present], lanes)
     *units, last = names
+    each = CHUNK // lanes
+    chunks = -(-merged.sizes[-1] // each)
     loads, value = place.value(family.expression)
     body = [
-        f"for {last.index} in range({last.size}):",
+        f"start = unit % chunks * {each}",
+        "row = unit // chunks",
+        *decode(tuple(units), "row"),
+        f"for {last.index} in range(start, min(start + {each}, {last.size})):",
         *(INDENT + line for line in loads),
-        f"{INDENT}store(y, (unit * {last.size} + {last.index}) * {lanes}, wide({value}))",
+        f"{INDENT}store(y, (row * {last.size} + {last.index}) * {lanes}, wide({value}))",
     ]
-    sizes, work = merged.sizes, math.prod(merged.sizes[:-1])
-    return _recipe(family, f"map_{lanes}", units, names, body, sizes, work, lanes)
+    sizes, work = (*merged.sizes, chunks), math.prod(merged.sizes[:-1]) * chunks
+    axes = [*names, Axis("chunk", "chunks")]
+    return _recipe(family, f"map_{lanes}", axes, body, sizes, work, lanes)
 
 
 def _reduced(family: Reduction) -> Recipe:
-    """A reduction over blocks of channels; a unit of work is what is kept but for lanes."""
+    """A reduction over blocks of channels; a unit of work is what is kept but for lanes.
+
+    Where these are few and their sums are long, a unit is a part of such a sum.
+    """
     lanes, outer = family.shape[-1], family.shape[:-1]
     columns = [family.kept[:-1], *(p[:-1] for p in family.present)]
     merged = Loops.merge(outer, columns, frozenset())
     names = _names(merged)
     place = _Places(merged, names, [p[-1] for p in family.present], lanes)
     kept = [a for a in range(len(names)) if merged.present[a][0]]
-    rest = [names[a] for a in range(len(names)) if a not in kept]
-    body = _reduction(family, rest, place)
+    rest = [a for a in range(len(names)) if a not in kept]
     work = math.prod(merged.sizes[a] for a in kept)
+    terms = math.prod(merged.sizes[a] for a in rest)
+    parts = 1
+    if work < UNITS and work * terms * lanes > 2 * CHUNK:
+        parts = min(-(-UNITS // work), merged.sizes[rest[0]])
+    kernel_axes = [*names, Axis("part", "parts")]
+    body = [
+        "row = unit // parts",
+        *decode(tuple(names[a] for a in kept), "row"),
+        *_reduction(family, [names[a] for a in rest], place),
+    ]
     name = f"{'mean' if family.mean else 'sum'}_{lanes}"
-    units = [names[a] for a in kept]
-    return _recipe(family, name, units, names, body, merged.sizes, work, lanes)
+    sizes = (*merged.sizes, parts)
+    if parts == 1:
+        body += _stored_total(lanes, " * ".join(names[a].size for a in rest) if family.mean else "")
+        return _recipe(family, name, kernel_axes, body, sizes, work, lanes)
+    body += _stored_total(lanes)
+    summed = _recipe(
+        family, f"sum_{lanes}_in_parts", kernel_axes, body, sizes, work * parts, lanes, "sums"
+    )
+    lines = [
+        "for unit in range(begin, end):",
+        "    total = zero()",
+        "    for part in range(parts):",
+        f"        total = total + load(sums, (unit * parts + part) * {lanes})",
+        *_indent(1, _stored_total(lanes, "terms" if family.mean else "")),
+    ]
+    pointers = [("sums", "float32"), ("y", "float32")]
+    doc = f"y[units, {lanes}] from sums[units, parts, {lanes}]."
+    added = kernel(f"{name}_of_parts", pointers, ["parts", "terms"], lines, doc, (), lanes)
+    call = Call(added, ("sums", "out"), (parts, terms), work, work * parts)
+    sums = (("sums", work * parts * lanes),)
+    return Recipe((*summed.calls, call), sums, f"{summed.reason}, in {parts} parts")
+
+
+def _stored_total(lanes: int, count: str = "") -> list[str]:
+    """Statements that store a unit's ``total``, divided by a count where there is one."""
+    total = f"total / float32({count})" if count else "total"
+    return [f"store(y, unit * {lanes}, {total})"]
 
 
 def _along(family: Map, lanes: int) -> Recipe | None:
@@ -120,7 +166,7 @@ def _along(family: Map, lanes: int) -> Recipe | None:
     ]
     sizes, work = (*merged.sizes, chunks), math.prod(merged.sizes[:-1]) * chunks
     axes = [*names, Axis("chunk", "chunks")]
-    return _recipe(family, "map", [], axes, [*start, *body], sizes, work, lanes)
+    return _recipe(family, "map", axes, [*start, *body], sizes, work, lanes)
 
 
 def _names(merged: Loops) -> list[Axis]:
@@ -130,28 +176,31 @@ def _names(merged: Loops) -> list[Axis]:
 def _recipe(
     family: Map | Reduction,
     name: str,
-    units: Sequence[Axis],
     axes: Sequence[Axis],
     body: Sequence[str],
     sizes: tuple[int, ...],
     work: int,
     lanes: int,
+    result: str = "out",
 ) -> Recipe:
+    """One call, of a kernel whose ``body`` is what it does for a ``unit``."""
     count = len(family.present)
-    lines = ["for unit in range(begin, end):"]
-    lines += [INDENT + line for line in (*decode(tuple(units), "unit"), *body)]
     made = kernel(
         name,
         [*((f"x{k}", "float32") for k in range(count)), ("y", "float32")],
         [axis.size for axis in axes],
-        lines,
+        ["for unit in range(begin, end):", *_indent(1, body)],
         f"{name.replace('_', ' ')}: {bare(family.expression)}, {lanes} elements at a time.",
         ("contract",),
         lanes,
     )
     cost = math.prod(family.shape) * max(1, operations(family.expression)) // lanes
-    operands = (*(f"in{k}" for k in range(count)), "out")
+    operands = (*(f"in{k}" for k in range(count)), result)
     return Recipe((Call(made, operands, sizes, work, cost),), reason=f"{lanes} at a time")
+
+
+def _indent(depth: int, lines: Sequence[str]) -> list[str]:
+    return [INDENT * depth + line for line in lines]
 
 
 class _Places:
@@ -183,30 +232,23 @@ class _Places:
 
 
 def _reduction(family: Reduction, rest: Sequence[Axis], place: _Places) -> list[str]:
-    *outer, last = rest
+    """Statements that sum a unit's ``total``: along the first axis, its part of ``parts``."""
     loads, value = place.value(family.expression)
     totals = [f"total{t}" for t in range(TOTALS)]
-    at, size = last.index, last.size
+    *outer, last = rest
     lines = ["total = zero()"]
-    depth = 0
-    for axis in outer:
-        lines.append(f"{INDENT * depth}for {axis.index} in range({axis.size}):")
-        depth += 1
-    inner = [f"for start in range(0, {size}, {CHAIN}):"]
-    body = [*(f"{name} = zero()" for name in totals), f"stop = min(start + {CHAIN}, {size})"]
+    bounds = [("0", axis.size) for axis in rest]
+    part = f"(unit % parts{{}}) * {rest[0].size} // parts"
+    bounds[0] = (part.format(""), part.format(" + 1"))
+    for depth, (axis, (first, end)) in enumerate(zip(outer, bounds, strict=False)):
+        lines.append(f"{INDENT * depth}for {axis.index} in range({first}, {end}):")
+    at, (first, end) = last.index, bounds[-1]
+    body = [*(f"{name} = zero()" for name in totals), f"stop = min(start + {CHAIN}, {end})"]
     body += [f"{at} = start", f"while {at} + {TOTALS} <= stop:"]
     for name in totals:
-        body += [INDENT + line for line in loads]
-        body += [f"{INDENT}{name} = {name} + ({value})", f"{INDENT}{at} += 1"]
-    body += [f"while {at} < stop:"]
-    body += [INDENT + line for line in loads]
-    body += [f"{INDENT}total0 = total0 + ({value})", f"{INDENT}{at} += 1"]
-    body += ["total = total + ((total0 + total1) + (total2 + total3))"]
-    inner += [INDENT + line for line in body]
-    lines += [INDENT * depth + line for line in inner]
-    total = "total"
-    if family.mean:
-        count = " * ".join(axis.size for axis in rest)
-        total = f"total / float32({count})"
-    lines.append(f"store(y, unit * {place.lanes}, {total})")
-    return lines
+        body += _indent(1, [*loads, f"{name} = {name} + ({value})", f"{at} += 1"])
+    body.append(f"while {at} < stop:")
+    body += _indent(1, [*loads, f"total0 = total0 + ({value})", f"{at} += 1"])
+    body.append("total = total + ((total0 + total1) + (total2 + total3))")
+    inner = [f"for start in range({first}, {end}, {CHAIN}):", *_indent(1, body)]
+    return lines + _indent(len(outer), inner)

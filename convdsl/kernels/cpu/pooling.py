@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
@@ -24,8 +25,11 @@ Window = tuple[int, int, int]
 
 def fits(family: Pooling | PoolingGradient) -> bool:
     """Whether this generator computes the pooling."""
-    if isinstance(family, PoolingGradient) and set(family.geometry.dilation) != {1}:
-        return False
+    if isinstance(family, PoolingGradient):
+        if set(family.geometry.dilation) != {1}:
+            return False
+        if family.epilogue and not family.epilogue.planar(trailing=1):
+            return False
     return family.lanes > 1
 
 
@@ -40,15 +44,17 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
         counted = family.count_pad
         sizes += tuple(-b if counted else 0 for b in before)
         sizes += tuple(i + (a if counted else 0) for i, a in zip(inputs, after, strict=True))
-    window = (s.KD, s.KH, s.KW) if s.taps <= UNROLLED else None
+    planes = family.batch * family.planes
     if isinstance(family, PoolingGradient):
-        made = _gradient(family.mode, family.lanes, s.KW if s.KW <= UNROLLED else None)
-        operands: tuple[str, ...] = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
-        work = family.planes * s.D * s.H
+        made = _tiled_gradient(family, s.KW) if _tiled(family) else _gradient(family, s.KW)
+        sizes += (family.batch, family.planes)
+        work = planes * s.D * s.H
     else:
-        made, operands = _kernel(family.mode, family.lanes, window), ("in0", "out")
-        work = family.planes * s.OD * s.OH
-    call = Call(made, operands, sizes, work, family.planes * s.outputs * s.taps)
+        window = (s.KD, s.KH, s.KW) if s.taps <= UNROLLED else None
+        made = _kernel(family.mode, family.lanes, window)
+        work = planes * s.OD * s.OH
+    operands = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
+    call = Call(made, operands, sizes, work, planes * s.outputs * s.taps)
     return Recipe((call,), reason=f"{family.lanes} channels at a time")
 
 
@@ -129,14 +135,14 @@ def _written_out(mode: str, lanes: int, window: Window) -> list[str]:
             lines.append(f"total = {place}")
             lines += ["winner = zero()"] if mode == "winner" else []
     if mode == "mean":
-        taps = math.prod(window)
-        exact = taps & (taps - 1) == 0  # the inverse of a power of two is
-        lines.append(
-            f"total = total * float32({1 / taps!r})"
-            if exact
-            else f"total = total / float32({taps})"
-        )
+        lines.append(f"total = {_divided('total', math.prod(window))}")
     return lines
+
+
+def _divided(value: str, taps: int) -> str:
+    """A value divided by a number."""
+    exact = taps & (taps - 1) == 0  # the inverse of a power of two is
+    return f"{value} * float32({1 / taps!r})" if exact else f"{value} / float32({taps})"
 
 
 def _looped(mode: str, lanes: int) -> list[str]:
@@ -170,8 +176,11 @@ def _counts(starts: dict[str, str]) -> list[str]:
     ]
 
 
-def _gradient(mode: str, lanes: int, window: int | None) -> Kernel:
-    """The kernel for rows of windows of that width, or of any: every result adds to its window."""
+def _gradient(family: PoolingGradient, width: int) -> Kernel:
+    """The kernel for rows of windows of that ``width``: every result adds to its window."""
+    mode, lanes = family.mode, family.lanes
+    window = width if width <= UNROLLED else None
+    finish = lanewise.Finish(family.epilogue, lanes)
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (D * H)",
@@ -216,12 +225,77 @@ def _gradient(mode: str, lanes: int, window: int | None) -> Kernel:
         ]
     else:
         body += _indent(4, some)
+    if family.epilogue:
+        body += _indent(1, [*_place(), *finish.before("n", "fb", "0")])
+        total = f"load(dx, start + ix * {lanes})"
+        value = finish.value(total, "n", "fb", "place + ix", f"start + ix * {lanes}", "0")
+        body += ["    for ix in range(W):", f"        store(dx, start + ix * {lanes}, {value})"]
+    return _gradient_kernel(family, f"{mode}_pool_gradient_{lanes}_{window or 'any'}", body)
+
+
+def _tiled_gradient(family: PoolingGradient, width: int) -> Kernel:
+    """The kernel for windows of that ``width`` side by side: every element is written once."""
+    mode, lanes = family.mode, family.lanes
+    finish = lanewise.Finish(family.epilogue, lanes)
+
+    def stored(total: str, x: str) -> str:
+        at = f"start + ({x}) * {lanes}"
+        return f"store(dx, {at}, {finish.value(total, 'n', 'fb', f'place + {x}', at, '0')})"
+
+    lines = [f"dy_here = load(dy, row + ox * {lanes})"]
+    if mode == "maximum":
+        lines.append(f"winner_here = load(winner, row + ox * {lanes})")
+        part = "select(winner_here == float32(first + {0}), dy_here, zero())"
+    else:
+        lines.append(f"dy_here = {_divided('dy_here', math.prod(family.geometry.window))}")
+        part = "dy_here"
+    body = [
+        "for unit in range(begin, end):",
+        "    plane = unit // (D * H)",
+        "    z = unit // H % D",
+        "    y0 = unit % H",
+        f"    start = unit * W * {lanes}",
+        "    oz = z // KD",
+        "    oy = y0 // KH",
+        f"    row = ((plane * OD + oz) * OH + oy) * OW * {lanes}",
+        "    first = (z % KD * KH + y0 % KH) * KW",
+        *_indent(1, [*_place(), *finish.before("n", "fb", "0")]),
+        "    windows = OW if oz < OD and oy < OH else 0",
+        "    for ox in range(windows):",
+        *_indent(2, lines),
+        *_indent(2, [stored(part.format(kx), f"ox * {width} + {kx}") for kx in range(width)]),
+        f"    for ix in range(windows * {width}, W):",
+        f"        {stored('zero()', 'ix')}",
+    ]
+    return _gradient_kernel(family, f"{mode}_pool_gradient_{lanes}_tiles_{width}", body)
+
+
+def _tiled(family: PoolingGradient) -> bool:
+    return family.tiles and family.geometry.window[-1] <= UNROLLED
+
+
+def _place() -> list[str]:
+    """Statements that say where in an image the unit's row is."""
+    return [
+        "n = plane // FB",
+        "fb = plane % FB",
+        "P = D * H * W",
+        "place = unit % (D * H) * W",
+    ]
+
+
+def _gradient_kernel(family: PoolingGradient, name: str, body: list[str]) -> Kernel:
+    mode, lanes = family.mode, family.lanes
     pointers = [("winner", "float32")] if mode == "maximum" else []
+    pointers.append(("dy", "float32"))
+    if family.epilogue:
+        pointers += family.epilogue.operands
     return kernel(
-        f"{mode}_pool_gradient_{lanes}_{window or 'any'}",
-        [*pointers, ("dy", "float32"), ("dx", "float32")],
-        (*SIZES, *LIMITS) if mode == "mean" else SIZES,
+        name,
+        [*pointers, ("dx", "float32")],
+        (*SIZES, *(LIMITS if mode == "mean" else ()), "N", "FB"),
         body,
-        f"dx[planes, D, H, W, {lanes}] from dy[planes, OD, OH, OW, {lanes}]; a unit per row.",
+        f"dx[N, FB, D, H, W, {lanes}] from dy[N, FB, OD, OH, OW, {lanes}]; a unit per row.",
         lanes=lanes,
+        function=lanewise.Finish(family.epilogue, lanes).function,
     )

@@ -165,18 +165,13 @@ class Convolution(Family):
                 bias: Expr = Load("b", filter)
                 total = total + (bias if real is None else select(real, bias, 0.0))
             axes = y_place.axes(batch_axis, s.axes("o", "O"))
-            if self.epilogue:
-                operands += self.epilogue.operands
-                indices, sizes = (
-                    [symbol(name) for name in names] for names in zip(*axes, strict=True)
-                )
-                total = self.epilogue.apply(total, indices, sizes)
+            more, total = _finished(self.epilogue, total, axes)
             return Nest(
                 name,
-                tuple(operands),
+                (*operands, *more),
                 "float32",
                 size.items,
-                tuple(Axis(*axis) for axis in axes),
+                axes,
                 select(
                     inside if real is None else both(inside, real),
                     x(channel, at) * w(filter, c),
@@ -193,12 +188,14 @@ class Convolution(Family):
             filter = (own // per_group_in) * per_group_out + f if self.groups > 1 else f
             within = own % per_group_in if self.groups > 1 else own
             real = less(own, all_in) if self.x_lanes > 1 else None
+            axes = x_place.axes(batch_axis, s.axes("i", "I"))
+            more, total = _finished(self.epilogue, Symbol("total"), axes)
             return Nest(
                 name,
-                (("dy", "float32"), ("w", "float32")),
+                (("dy", "float32"), ("w", "float32"), *more),
                 "float32",
                 size.items,
-                tuple(Axis(*axis) for axis in x_place.axes(batch_axis, s.axes("i", "I"))),
+                axes,
                 select(
                     inside if real is None else both(inside, real),
                     y("dy", filter, at) * w(filter, within),
@@ -206,6 +203,7 @@ class Convolution(Family):
                 ),
                 (Axis("f", "F"), *s.axes("k", "K")),
                 "sum",
+                total,
             )
         at, inside = s.source()
         channel = (f // per_group_out) * per_group_in + c if self.groups > 1 else c
@@ -219,6 +217,16 @@ class Convolution(Family):
             (batch_axis, *s.axes("o", "O")),
             "sum",
         )
+
+
+def _finished(
+    epilogue: Epilogue | None, total: Expr, axes: Sequence[Axis]
+) -> tuple[tuple[tuple[str, Scalar], ...], Expr]:
+    """What an epilogue reads, and what it makes of a total under the axes of the result."""
+    if epilogue is None:
+        return (), total
+    indices, sizes = [symbol(a.index) for a in axes], [symbol(a.size) for a in axes]
+    return epilogue.operands, epilogue.apply(total, indices, sizes)
 
 
 class _Blocked:
@@ -237,12 +245,12 @@ class _Blocked:
         """The channel under the indices of a result's axes."""
         return self.block if self.lanes == 1 else self.block * self.lanes + self.lane
 
-    def axes(self, batch: Axis, spatial: Sequence[Axis]) -> list[tuple[str, str]]:
-        """Index and size of the axes of a result."""
+    def axes(self, batch: Axis, spatial: Sequence[Axis]) -> tuple[Axis, ...]:
+        """The axes of a result."""
         found = [batch, Axis(f"{self.letter}b".lower(), f"{self.letter}B"), *spatial]
         if self.lanes > 1:
             found.append(Axis(f"{self.letter}l".lower(), f"{self.letter}L"))
-        return [(axis.index, axis.size) for axis in found]
+        return tuple(found)
 
     def position(
         self,
@@ -261,7 +269,7 @@ class _Blocked:
 
 @dataclass(frozen=True)
 class Pooling(Family):
-    """The maximum or the mean of every window of planes×input, or the maximum's position.
+    """The maximum or the mean of every window of batch×planes×input, or the maximum's position.
 
     The padding is −∞ for the maximum; for the mean it counts as zeros when ``count_pad`` is set
     and is left out of the divisor otherwise. A NaN in a window makes its maximum NaN. The
@@ -269,12 +277,14 @@ class Pooling(Family):
     """
 
     mode: Literal["maximum", "mean", "winner"]
+    batch: int
     planes: int
+    """Those of an image: its channels, or blocks of them."""
     geometry: Geometry
     count_pad: bool = False
     after: Shape = ()
     lanes: int = 1
-    """Channels side by side at every position: planes×spatial×lanes."""
+    """Channels side by side at every position: batch×planes×spatial×lanes."""
 
     @property
     def storage(self) -> Storage:
@@ -284,12 +294,12 @@ class Pooling(Family):
 
     def nest(self) -> Nest:
         size = SizeNames()
-        p = symbol("p")
-        planes = size("planes", self.planes)
+        n, p = symbol("n"), symbol("p")
+        batch, planes = size("N", self.batch), size("planes", self.planes)
         s = _Spatial(size, self.geometry)
         at, inside = s.source()
         lane, lanes, lane_axis = _lanes(size, self.lanes)
-        value = Load("x", flat([p, *at, *lane], [planes, *s.input, *lanes]))
+        value = Load("x", flat([n, p, *at, *lane], [batch, planes, *s.input, *lanes]))
         finish: Expr = Symbol("total")
         if self.mode == "mean":
             finish = finish / cast(_divisor(size, s, self.count_pad, self.after, s.o))
@@ -298,7 +308,7 @@ class Pooling(Family):
             (("x", "float32"),),
             "float32",
             size.items,
-            (Axis("p", "planes"), *s.axes("o", "O"), *lane_axis),
+            (Axis("n", "N"), Axis("p", "planes"), *s.axes("o", "O"), *lane_axis),
             select(inside, value, 0.0 if self.mode == "mean" else -math.inf),
             s.axes("k", "K"),
             "sum" if self.mode == "mean" else self.mode,
@@ -331,15 +341,35 @@ def _divisor(
 
 @dataclass(frozen=True)
 class PoolingGradient(Family):
-    """The gradient of a pooling by its input: winner, dy → dx (maximum) or dy → dx (mean)."""
+    """The gradient of a pooling by its input: winner, dy → dx (maximum) or dy → dx (mean).
+
+    The epilogue's axes are batch, planes, spatial and, where there are several, lanes.
+    """
 
     mode: Literal["maximum", "mean"]
+    batch: int
     planes: int
+    """Those of an image: its channels, or blocks of them."""
     geometry: Geometry
     count_pad: bool = False
     after: Shape = ()
     lanes: int = 1
-    """Channels side by side at every position: planes×spatial×lanes."""
+    """Channels side by side at every position: batch×planes×spatial×lanes."""
+    epilogue: Epilogue | None = None
+
+    @property
+    def tiles(self) -> bool:
+        """Whether windows lie side by side and inside, so that a position is in one at most."""
+        g = self.geometry
+        sides = zip(g.input, g.output, g.window, strict=True)
+        inside = all(o * k <= i for i, o, k in sides) and not any(g.before)
+        return g.stride == g.window and set(g.dilation) == {1} and inside
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        # Where windows overlap, sums are held in the result until it is finished.
+        first = 2 if self.mode == "maximum" else 1
+        return self.epilogue.full(first) if self.epilogue and self.tiles else ()
 
     @property
     def storage(self) -> Storage:
@@ -347,31 +377,34 @@ class PoolingGradient(Family):
 
     def nest(self) -> Nest:
         size = SizeNames()
-        p = symbol("p")
-        planes = size("planes", self.planes)
+        n, p = symbol("n"), symbol("p")
+        batch, planes = size("N", self.batch), size("planes", self.planes)
         s = _Spatial(size, self.geometry)
         at, inside = s.target()
         lane, lanes, lane_axis = _lanes(size, self.lanes)
-        dy = Load("dy", flat([p, *at, *lane], [planes, *s.output, *lanes]))
+        place = flat([n, p, *at, *lane], [batch, planes, *s.output, *lanes])
+        dy = Load("dy", place)
         if self.mode == "mean":
             divisor = cast(_divisor(size, s, self.count_pad, self.after, at))
             inputs: tuple[tuple[str, Scalar], ...] = (("dy", "float32"),)
             element = select(inside, dy / divisor, 0.0)
         else:
-            place = flat([p, *at, *lane], [planes, *s.output, *lanes])
             winner = Load("winner", place)
             here = cast(flat(s.k, s.window))
             inputs = (("winner", "float32"), ("dy", "float32"))
             element = select(both(inside, equal(winner, here)), dy, 0.0)
+        axes = (Axis("n", "N"), Axis("p", "planes"), *s.axes("i", "I"), *lane_axis)
+        more, total = _finished(self.epilogue, Symbol("total"), axes)
         return Nest(
             f"{self.mode}_pool{s.rank}d_gradient" + ("_padded" if self.count_pad else ""),
-            inputs,
+            (*inputs, *more),
             "float32",
             size.items,
-            (Axis("p", "planes"), *s.axes("i", "I"), *lane_axis),
+            axes,
             element,
             s.axes("k", "K"),
             "sum",
+            total,
         )
 
 
