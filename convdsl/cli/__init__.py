@@ -16,6 +16,7 @@ from importlib import import_module
 
 from convdsl.cli.output import report, stop_writing
 from convdsl.diagnostics import CompileError, problem
+from convdsl.training.launchers import started
 
 COMMANDS = {
     "check": "parse, type and verify every `expect` of .cnn files",
@@ -31,6 +32,9 @@ COMMANDS = {
     "ops": "list the ops of the language, or explain one",
     "explain": "explain the code of a diagnostic",
 }
+
+SHARED = {"train"}
+"""Commands that several processes do together."""
 
 FINE, MENDABLE, MALFORMED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -96,7 +100,14 @@ def _run_command(name: str, arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
-    status: int = module.run(parser.parse_args(arguments))
+    given = parser.parse_args(arguments)
+    if started() > 1 and name not in SHARED:
+        raise problem(
+            "E570",
+            f"`{name}` is for one process, and {started()} were started",
+            "`train` is what several processes do together",
+        )
+    status: int = module.run(given)
     return status
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,17 @@ from convdsl.cli.progress import View
 from convdsl.diagnostics import problem
 from convdsl.graph import Setting
 from convdsl.language import recipe as settings
+from convdsl.network import Network
 from convdsl.runtime import parameters
 from convdsl.runtime.inputs import InputSpec
-from convdsl.training import checkpoints, parallel
+from convdsl.training import checkpoints
 from convdsl.training.augment import AUGMENTATIONS
 from convdsl.training.checkpoints import CONFUSION, MISTAKES
 from convdsl.training.data import Data, has_test_part, open_data, split
-from convdsl.training.evaluation import class_count, evaluate
-from convdsl.training.recipe import OPTIMIZERS, resolve
+from convdsl.training.evaluation import Evaluation, class_count
+from convdsl.training.jobs import Job
+from convdsl.training.ranks import job
+from convdsl.training.recipe import OPTIMIZERS, Recipe, resolve
 from convdsl.training.reports import confusion_matrix, worst_mistakes
 from convdsl.training.schedules import SCHEDULES
 from convdsl.training.trainer import Trainer, Watcher
@@ -64,27 +68,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then evaluate on the test part, or where there is none on what was held out."""
-    if parallel.started() > 1:
-        raise problem(
-            "E570",
-            f"`train` is one process, and {parallel.started()} were started as a job",
-            "`convdsl.training.parallel` trains in several processes, from Python",
-        )
-    network = networks.load(args)
-    report(network.warnings)
-    classes = class_count(network)
-    spec = InputSpec.of_graph(network.graph)
-    recipe = resolve(network.recipe, _flags(args), spec)
-    folder = args.out or Path(f"{network.name}-training")
+    with job() as processes:
+        with processes.together():
+            network = networks.load(args)
+            if processes.writes:
+                report(network.warnings)
+            class_count(network)
+            recipe = resolve(network.recipe, _flags(args), InputSpec.of_graph(network.graph))
+            folder = args.out or Path(f"{network.name}-training")
+        if processes.of_first(lambda: _is_to_do(folder, args.resume)):
+            _train(args, network, recipe, folder, processes)
+    return 0
+
+
+def _is_to_do(folder: Path, resume: bool) -> bool:
+    """Whether a folder, which is made, has not been trained in to the end.
+
+    Raises CompileError E571 where a training is there that is not to be resumed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kept = checkpoints.read(folder)
-    if kept and not args.resume:
+    if kept and not resume:
         raise problem("E571", f"{folder} holds a training already", "`--resume` goes on with it")
     if kept and kept.progress.finished:
         print(f"{folder}: finished, {kept.progress.epoch} epochs are done")
-        return 0
-    data = open_data(args.data, spec, classes)
-    test = open_data(args.data, spec, classes, "test") if has_test_part(args.data) else None
+        return False
+    return True
+
+
+def _train(
+    args: argparse.Namespace, network: Network, recipe: Recipe, folder: Path, processes: Job
+) -> None:
+    spec, classes = InputSpec.of_graph(network.graph), class_count(network)
+    with processes.together():
+        data = open_data(args.data, spec, classes)
+        test = open_data(args.data, spec, classes, "test") if has_test_part(args.data) else None
     everything = np.arange(len(data)), np.arange(0)
     training, validation = split(data, recipe.val, recipe.seed) if recipe.val else everything
     view = View()
@@ -96,50 +114,67 @@ def run(args: argparse.Namespace) -> int:
         validation,
         folder,
         args.threads,
-        (view, _Ending(test)),
+        (*([view] if processes.writes else []), Ending(test, folder)),
         accuracy=args.accuracy,
         target=args.target,
         precision=args.precision,
+        job=processes,
     )
-    print(
-        f"{network.name}: {len(training):,} examples to train on, {len(validation):,} to validate, "
-        f"batch {recipe.batch}, {recipe.epochs} epochs -> {folder}",
-        flush=True,
-    )
+    if processes.writes:
+        _announce(trainer, folder)
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        view.clear()
-        told = f"interrupted after step {trainer.progress.steps:,}, which {folder} keeps"
-        print(f"{told}; `--resume` goes on from there", file=sys.stderr)
+        if processes.writes:
+            view.clear()
+            told = f"interrupted after step {trainer.progress.steps:,}, which {folder} keeps"
+            print(f"{told}; `--resume` goes on from there", file=sys.stderr)
         raise
-    _report_skipped(data.skipped)
-    return 0
+    skipped = dict.fromkeys(pair for found in processes.all_of(data.skipped) for pair in found)
+    if processes.writes:
+        _report_skipped(skipped)
 
 
-class _Ending(Watcher):
+def _announce(trainer: Trainer, folder: Path) -> None:
+    recipe, processes = trainer.recipe, trainer.job.size
+    shared = f" in {processes} processes" if processes > 1 else ""
+    print(
+        f"{trainer.network.name}: {len(trainer.training):,} examples to train on, "
+        f"{len(trainer.validation):,} to validate, "
+        f"batch {recipe.batch}{shared}, {recipe.epochs} epochs -> {folder}",
+        flush=True,
+    )
+
+
+class Ending(Watcher):
     """Evaluates the best weights on the test part, or what was held out, and draws the mistakes."""
 
-    def __init__(self, test: Data | None) -> None:
-        self.test = test
+    def __init__(self, test: Data | None, folder: Path) -> None:
+        self.test, self.folder = test, folder
 
     def end(self, trainer: Trainer) -> None:
         part, data, indices = "validation", trainer.data, trainer.validation
         if self.test is not None:
             part, data, indices = "test", self.test, np.arange(len(self.test))
-        folder = trainer.folder
-        if not len(indices) or folder is None:
+        if not len(indices):
             return
-        trainer.inference.load(folder / checkpoints.BEST)
-        found = evaluate(trainer.inference, data, indices)
+        best = trainer.job.of_first(lambda: parameters.read(self.folder / checkpoints.BEST))
+        trainer.inference.update(best)
+        found = trainer.evaluate(data, indices)
+        with trainer.job.together():
+            if trainer.job.writes:
+                self._draw(found, data, trainer.network.name, part)
+
+    def _draw(self, found: Evaluation, data: Data, name: str, part: str) -> None:
+        confusion, mistakes = self.folder / CONFUSION, self.folder / MISTAKES
+        title = f"{name}, {part}"
         print(
             f"{part}: {found.samples:,} examples, loss {found.loss:.4f}, "
-            f"{found.accuracy:.2%} right -> {folder / CONFUSION}, {folder / MISTAKES}",
+            f"{found.accuracy:.2%} right -> {confusion}, {mistakes}",
             flush=True,
         )
-        title = f"{trainer.network.name}, {part}"
-        parameters.write_text(folder / CONFUSION, confusion_matrix(found, data, title))
-        parameters.write_bytes(folder / MISTAKES, worst_mistakes(found, data, title))
+        parameters.write_text(confusion, confusion_matrix(found, data, title))
+        parameters.write_bytes(mistakes, worst_mistakes(found, data, title))
 
 
 def _flags(args: argparse.Namespace) -> tuple[Setting, ...]:
@@ -151,6 +186,6 @@ def _flags(args: argparse.Namespace) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def _report_skipped(skipped: list[tuple[str, str]]) -> None:
+def _report_skipped(skipped: Iterable[tuple[str, str]]) -> None:
     for path, reason in skipped:
         print(f"skipped {path}: {reason}", file=sys.stderr)

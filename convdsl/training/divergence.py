@@ -11,7 +11,7 @@ Array = np.ndarray
 
 
 def cause(program: Program, x: Array) -> str:
-    """What is not finite first on the way from the input to the loss, as a phrase.
+    """What is not finite first on the way from the input to the loss, as a phrase; or nothing.
 
     ``program`` holds the weights that the step began with: a step without a finite loss changes
     none. The network is evaluated node by node in NumPy.
@@ -33,4 +33,4 @@ def cause(program: Program, x: Array) -> str:
             values.update(zip(node.outputs, results, strict=True))
             if not all(np.isfinite(r).all() for r in results):
                 return f"`{node.name}` gives values that are not"
-    return "the kernels' rounding went out of range"
+    return ""

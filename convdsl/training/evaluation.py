@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -70,17 +70,26 @@ def evaluate(program: Program, data: Data, indices: Array | None = None) -> Eval
     parts = []
     for number, logits in enumerate(program.map(images())):
         target = targets[number]
-        parts.append(_told(logits[: len(target)].astype(np.float64), target))
-    return Evaluation(chosen, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+        start = number * program.batch
+        indices = chosen[start : start + len(target)]
+        parts.append(_told(indices, logits[: len(target)].astype(np.float64), target))
+    return joined(parts)
 
 
-def _told(logits: Array, target: Array) -> tuple[Array, Array, Array, Array]:
-    """Labels, predicted classes, their probabilities, and losses."""
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations one behind the other; there may be none."""
+    none = np.arange(0)
+    names = (field.name for field in fields(Evaluation))
+    return Evaluation(*(np.concatenate([none, *(getattr(p, n) for p in parts)]) for n in names))
+
+
+def _told(indices: Array, logits: Array, target: Array) -> Evaluation:
+    """What came of a batch."""
     scores = CrossEntropy().log_probabilities(logits)
     predicted = logits.argmax(axis=1)
     rows = np.arange(len(logits))
     losses = 0.0 - scores[rows, target]  # of a single class 0, not -0
-    return target, predicted, np.exp(scores[rows, predicted]), losses
+    return Evaluation(indices, target, predicted, np.exp(scores[rows, predicted]), losses)
 
 
 def share_right(scores: Array, target: Array) -> float:

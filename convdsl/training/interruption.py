@@ -9,27 +9,52 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-@contextmanager
-def as_a_whole() -> Iterator[None]:
-    """What is done within is not interrupted; KeyboardInterrupt is raised after it where due.
+class Interruptions:
+    """Ctrl-C where it is allowed; anywhere else it is held back until the next such place.
 
-    Python raises it between any two instructions of the main thread: most probably right behind a
-    long native call, before what was computed is noted.
+    Python raises KeyboardInterrupt between any two instructions of the main thread: most probably
+    right behind a long native call, before what was computed is noted.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    pressed = False
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
+    def __init__(self) -> None:
+        self._open = self._pressed = False
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Within, KeyboardInterrupt is raised where it is `allowed` alone, else behind it.
+
+        Only the main thread can be interrupted, and only where Ctrl-C is not ignored.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield
+            return
+        self._open = self._pressed = False
+        signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if self._pressed:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Within, Ctrl-C takes effect at once, as what was held back does now."""
+        try:
+            self._open = True
+            if self._pressed:
+                self._press()
+            yield
+        finally:
+            self._open = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pressed = True
+        if self._open:
+            self._press()
+
+    def _press(self) -> None:
+        # Closed at once: a second one shall not interrupt what is done about the first.
+        self._open = self._pressed = False
         raise KeyboardInterrupt

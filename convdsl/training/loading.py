@@ -36,6 +36,11 @@ class Shard:
     rank: int = 0
     ranks: int = 1
 
+    def places(self, batch: int) -> slice:
+        """Where in a batch of so many examples its part is."""
+        share = batch // self.ranks
+        return slice(self.rank * share, (self.rank + 1) * share)
+
 
 ALONE = Shard()
 
@@ -66,10 +71,9 @@ def batches(
     Raises CompileError where an example cannot be read, when its batch is due.
     """
     shuffled = order(indices, seed, epoch)
-    share = batch // shard.ranks
     starts = range(first_batch * batch, len(shuffled) - batch + 1, batch)
-    chosen = [shuffled[s + shard.rank * share :][:share] for s in starts]
-    makers = (partial(_training, data, c, augmentations, seed, epoch) for c in chosen)
+    chosen = [shuffled[start : start + batch] for start in starts]
+    makers = (partial(_training, data, c, augmentations, seed, epoch, shard) for c in chosen)
     return _in_background(makers, workers)
 
 
@@ -93,8 +97,18 @@ def evaluation_batches(
 
 
 def _training(
-    data: Data, indices: Array, augmentations: Sequence[Augmentation], seed: int, epoch: int
+    data: Data,
+    batch: Array,
+    augmentations: Sequence[Augmentation],
+    seed: int,
+    epoch: int,
+    shard: Shard,
 ) -> tuple[Array, Array]:
+    """The shard's part of the batch of these indices."""
+    own = shard.places(len(batch))
+    mixed = any(a.mixes for a in augmentations)
+    # What is mixed is made as a whole: the other image may belong to another process.
+    indices = batch if mixed else batch[own]
     frame = Frame.of(data.spec)
     draws = [Draws(seed, epoch, purpose, indices) for purpose in range(len(augmentations))]
     steps = list(zip(augmentations, draws, strict=True))
@@ -107,11 +121,12 @@ def _training(
     for augmentation, drawn in steps:
         x = augmentation.apply(x, drawn, frame)
     target = data.labels[indices]
-    if any(a.mixes for a in augmentations):
-        target = np.eye(len(data.classes), dtype=np.float32)[target]
-        for augmentation, drawn in steps:
-            x, target = augmentation.mix(x, target, drawn)
-    return x, target
+    if not mixed:
+        return x, target
+    target = np.eye(len(data.classes), dtype=np.float32)[target]
+    for augmentation, drawn in steps:
+        x, target = augmentation.mix(x, target, drawn)
+    return x[own], target[own]
 
 
 def _evaluation(data: Data, indices: Array, batch: int) -> tuple[Array, Array, int]:

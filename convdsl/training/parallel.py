@@ -5,114 +5,27 @@ goes on: a plan stops where a bucket is complete, the exchange is started, and t
 All ranks then do the same update, so their parameters stay equal. Batch normalisation uses the
 statistics of each rank's part of the batch; the running ones are averaged after every step, so that
 all that any rank keeps is what all of them keep.
-
-mpi4py is imported only here, and only by processes that are asked to be part of a job.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from convdsl.diagnostics import CompileError, problem
+from convdsl.diagnostics import problem
 from convdsl.passes import AVERAGE
 from convdsl.plan.model import Plan, Port
-from convdsl.runtime.processor import own_cores
 from convdsl.runtime.program import Pause, Program
-from convdsl.training.loading import Shard
 
 Array = np.ndarray
 
 BUCKET = 2**20
 """Bytes of gradients that are worth an exchange of their own."""
 GRADIENT = "gradient of "
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-"""What launchers tell a process about how many they started: MPICH and its kin, Open MPI."""
-
-
-def started() -> int:
-    """How many processes the launcher that started this one says it started; 1 without one."""
-    counts = (os.environ.get(name, "") for name in SIZES)
-    return max((int(count) for count in counts if count.isdecimal()), default=1)
-
-
-@dataclass(frozen=True)
-class Job:
-    """The processes that train together, seen from one of them."""
-
-    communicator: Any
-
-    @property
-    def shard(self) -> Shard:
-        """The part of every batch that this process takes."""
-        return Shard(self.communicator.rank, self.communicator.size)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that writes checkpoints and speaks to people."""
-        return bool(self.communicator.rank == 0)
-
-    def threads(self, wanted: int | None = None) -> int:
-        """How many threads this process computes with: as wanted, else its share of the cores.
-
-        Cores are shared by the processes of a machine that may use them: where the launcher binds
-        each to cores of its own, these are its share.
-        """
-        if wanted is not None:
-            return wanted
-        from mpi4py import MPI
-
-        neighbours = self.communicator.Split_type(MPI.COMM_TYPE_SHARED)
-        try:
-            mine = own_cores()
-            sharing = sum(bool(mine & others) for others in neighbours.allgather(mine))
-        finally:
-            neighbours.Free()
-        return max(1, len(mine) // sharing)
-
-    def parallel(self, program: Program, bucket: int = BUCKET) -> DataParallel:
-        """A program for this rank's part of the batch, as one of the job's."""
-        return DataParallel(program, self.communicator, bucket)
-
-
-@contextmanager
-def job() -> Iterator[Job]:
-    """The job that this process was started in; one alone where it was started without mpiexec.
-
-    What fails in one process ends all of them, where they would wait for it without end. Raises
-    CompileError E570 where mpi4py cannot be imported, or belongs to another MPI than mpiexec.
-    """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as reason:
-        raise problem(
-            "E570",
-            f"training in several processes needs mpi4py and an MPI: {reason}",
-            "`pip install 'convdsl[mpi]'` has both",
-        ) from None
-    world = MPI.COMM_WORLD
-    if started() > 1 and world.size == 1:
-        raise problem(
-            "E570",
-            f"mpiexec started {started()} processes, but is of another MPI than mpi4py's",
-            f"mpi4py was built for {MPI.Get_library_version().splitlines()[0].strip()}",
-        )
-    try:
-        yield Job(world)
-    except BaseException as error:
-        if world.size == 1:
-            raise
-        told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
-        print(f"{told}\nrank {world.rank} of {world.size} failed", file=sys.stderr, flush=True)
-        world.Abort(1)
 
 
 # -- buckets ---------------------------------------------------------------------------------

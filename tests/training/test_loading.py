@@ -58,9 +58,12 @@ def test_resuming_goes_on_where_it_stopped(data):
     assert not same(whole, batches(data, range(50), 8, SOME, 1, 3))
 
 
-def test_shards_together_are_the_batch(data):
-    whole = list(batches(data, range(50), 8, SOME, 1, 2))
-    parts = [list(batches(data, range(50), 8, SOME, 1, 2, shard=Shard(r, 2))) for r in (0, 1)]
+@pytest.mark.parametrize("augmentations", [SOME, (*SOME, Mixup())], ids=["plain", "mixed"])
+def test_shards_together_are_the_batch(data, augmentations):
+    def run(shard):
+        return list(batches(data, range(50), 8, augmentations, 1, 2, shard=shard))
+
+    whole, parts = run(Shard()), [run(Shard(rank, 2)) for rank in (0, 1)]
     for (x, target), *shards in zip(whole, *parts, strict=True):
         assert (np.concatenate([s[0] for s in shards]) == x).all()
         assert (np.concatenate([s[1] for s in shards]) == target).all()

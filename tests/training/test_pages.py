@@ -1,13 +1,18 @@
 """docs/data.md and docs/training.md: their programs and commands run, their tables are complete."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 from convdsl.cli import main
 from convdsl.training.augment import AUGMENTATIONS
 
+BESIDE = Path(sys.executable).parent
+WITH_COMMANDS = {**os.environ, "PATH": f"{BESIDE}{os.pathsep}{os.environ['PATH']}"}
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
 
@@ -48,9 +53,12 @@ def test_every_block_of_training_runs_in_order(tmp_path, monkeypatch, capsys):
         else:
             commands += [shlex.split(line) for line in text.splitlines()]
             for command, *arguments in commands[-len(text.splitlines()) :]:
-                assert command == "convdsl"
-                assert main(arguments) == 0, arguments
-    assert [c[1] for c in commands] == ["train"] * 3 + ["evaluate"] * 2 + ["run"]
+                if command == "mpiexec":
+                    subprocess.run([BESIDE / command, *arguments], check=True, env=WITH_COMMANDS)
+                else:
+                    assert command == "convdsl"
+                    assert main(arguments) == 0, arguments
+    assert [c[1] for c in commands] == ["train"] * 3 + ["evaluate"] * 2 + ["run", "-n"]
     assert "finished" in capsys.readouterr().out
     assert len(names["watcher"].losses) == 30 * 3
     assert names["found"].samples == 40
@@ -59,4 +67,5 @@ def test_every_block_of_training_runs_in_order(tmp_path, monkeypatch, capsys):
     section = (DOCS / "training.md").read_text(encoding="utf-8").split("The folder gets:")[1]
     rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     told = {name for row in rows for name in re.findall(r"`(.*?)`", row)}
-    assert told == {path.name for path in Path("trained").iterdir()}
+    for folder in ("trained", "together"):
+        assert told == {path.name for path in Path(folder).iterdir()}

@@ -23,7 +23,7 @@ from convdsl.diagnostics import problem
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.data import from_arrays
 from convdsl.training.loading import batches
-from convdsl.training.parallel import job
+from convdsl.training.ranks import job
 
 def end(how, rank):
     if rank == 1 and how == "killed":
@@ -92,7 +92,7 @@ STATISTICS = """
 import sys
 import numpy as np
 import convdsl
-from convdsl.training.parallel import job
+from convdsl.training.ranks import job
 
 SOURCE = "net Tiny {\\n  input 1@8x8\\n  C1: conv 4@3x3 bias=off -> bn -> relu\\n  dense 3\\n}"
 
@@ -131,7 +131,7 @@ def test_running_statistics_are_those_of_all_ranks(tmp_path):
 
 
 def test_an_mpiexec_of_another_mpi_is_told():
-    code = "from convdsl.training.parallel import job\nwith job():\n    pass\n"
+    code = "from convdsl.training.ranks import job\nwith job():\n    pass\n"
     environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -171,9 +171,9 @@ def test_buckets_have_every_gradient_once_and_are_complete_where_they_say():
 
 def test_without_mpi_it_is_told():
     code = (
-        "import sys; sys.modules['mpi4py'] = None\n"
+        "import os, sys; sys.modules['mpi4py'] = None; os.environ['PMI_RANK'] = '0'\n"
         "from convdsl.diagnostics import CompileError\n"
-        "from convdsl.training.parallel import job\n"
+        "from convdsl.training.ranks import job\n"
         "try:\n    job().__enter__()\n"
         "except CompileError as error:\n    assert error.diagnostics[0].code == 'E570'\n"
         "else:\n    sys.exit('nothing told')\n"

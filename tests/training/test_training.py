@@ -23,7 +23,7 @@ from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
 from convdsl.training.data import from_arrays, open_data, split
 from convdsl.training.evaluation import share_right
-from convdsl.training.interruption import as_a_whole
+from convdsl.training.interruption import Interruptions
 from convdsl.training.loading import order
 from convdsl.training.recipe import Recipe, resolve
 from convdsl.training.schedules import Cosine, MultiStep, OneCycle, Step
@@ -174,22 +174,34 @@ def test_ctrl_c_in_the_middle_of_a_step_takes_effect_behind_it(tmp_path):
     assert_same(whole, parted)
 
 
-def test_what_is_done_as_a_whole_is_interrupted_behind_it_and_nothing_else_is_kept_back():
+def test_ctrl_c_takes_effect_where_it_is_allowed_and_nothing_else_is_kept_back():
     done = []
+    interruptions = Interruptions()
 
     def press(note):
         os.kill(os.getpid(), signal.SIGINT)
         done.append(note)
 
-    with pytest.raises(KeyboardInterrupt), as_a_whole():
-        press("within")
-    with pytest.raises(ValueError, match="mine"), as_a_whole():
+    def press_before_it_is_allowed():
+        with interruptions.allowed():
+            pass
+        press("held back")
+        with interruptions.allowed():
+            done.append("never")
+
+    with pytest.raises(KeyboardInterrupt), interruptions.held_back():
+        press("held back to the end")
+    with pytest.raises(KeyboardInterrupt), interruptions.held_back():
+        press_before_it_is_allowed()
+    with pytest.raises(KeyboardInterrupt), interruptions.held_back(), interruptions.allowed():
+        press("never")
+    with pytest.raises(ValueError, match="mine"), interruptions.held_back():
         raise ValueError("mine")
     with pytest.raises(KeyboardInterrupt):
-        press("after it")
-    assert done == ["within"]
+        press("never")
+    assert done == ["held back to the end", "held back"]
     with ThreadPoolExecutor() as pool:
-        pool.submit(as_a_whole().__enter__).result()
+        pool.submit(interruptions.held_back().__enter__).result()
 
 
 def test_ctrl_c_tells_where_it_stopped_and_goes_on_to_the_same_bits(given, tmp_path):
@@ -368,21 +380,6 @@ def test_the_seconds_of_an_epoch_are_those_of_all_that_trained_it(tmp_path):
     first, *others = [metrics["seconds"] for metrics in made.progress.history]
     assert first > 1000
     assert all(0 < seconds < 1000 for seconds in others)
-
-
-@pytest.mark.parametrize("launcher", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes_do_not_train_into_one_folder(
-    launcher, given, tmp_path, capsys, monkeypatch
-):
-    program, data = given
-    out = tmp_path / "out"
-    line = ["train", str(program), "--data", str(data), "--out", str(out), "--epochs", "1"]
-    monkeypatch.setenv(launcher, "2")
-    assert main(line) == 1
-    assert "error[E570]: `train` is one process, and 2 were started" in capsys.readouterr().err
-    assert not out.exists()
-    monkeypatch.setenv(launcher, "1")
-    assert main(line) == 0
 
 
 def test_a_changed_recipe_is_no_resumption(tmp_path):
