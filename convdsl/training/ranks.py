@@ -72,10 +72,10 @@ class Ranks(Job):
 
     # -- what fails --------------------------------------------------------------------------
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, interruptible: bool = True) -> Iterator[None]:
         failure: CompileError | KeyboardInterrupt | None = None
         try:
-            with self._interruptions.allowed():
+            with super().together(interruptible):
                 yield
         except (CompileError, KeyboardInterrupt) as error:
             failure = error
@@ -135,10 +135,10 @@ class Ranks(Job):
 def job() -> Iterator[Job]:
     """The job that this process was started in; one alone where no launcher started it.
 
-    What all processes fail with `together` is raised in the first alone, and the others end without
-    a word. Anything else that fails in one process ends all of them, where they would wait for it
-    without end. Raises CompileError E570 where mpi4py cannot be imported, or belongs to another MPI
-    than the launcher.
+    What all processes fail with `together`, where alone Ctrl-C takes effect, is raised in the first
+    of them, and the others end without a word. Anything else that fails in one process ends all of
+    them, where they would wait for it without end. Raises CompileError E570 where mpi4py cannot be
+    imported, or belongs to another MPI than the launcher.
     """
     if not launched():
         yield Job()
@@ -146,7 +146,10 @@ def job() -> Iterator[Job]:
     world = _world()
     ranks = Ranks(world)
     try:
-        yield ranks
+        with ranks.held_back():
+            yield ranks
+            with ranks.together():  # for Ctrl-C at the last moment
+                pass
     except BaseException as error:
         if error is ranks.failure:
             if ranks.writes:
@@ -154,10 +157,9 @@ def job() -> Iterator[Job]:
             raise SystemExit(0) from None
         if ranks.size == 1:
             raise
-        if not isinstance(error, KeyboardInterrupt):
-            told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
-            print(f"{told}\nrank {ranks.rank} of {ranks.size} failed", file=sys.stderr, flush=True)
-            time.sleep(PASSED_ON)
+        told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
+        print(f"{told}\nrank {ranks.rank} of {ranks.size} failed", file=sys.stderr, flush=True)
+        time.sleep(PASSED_ON)
         world.Abort(1)
     finally:
         ranks.close()

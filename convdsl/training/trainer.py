@@ -189,11 +189,11 @@ class Trainer:
             except Diverged:
                 raise
             except (KeyboardInterrupt, CompileError):
-                with self.job.together():
+                with self.job.together(interruptible=False):
                     self.save()
                 raise
             self.progress = replace(self.progress, finished=True)
-            with self.job.together():
+            with self.job.together(interruptible=False):
                 self.save()
 
     def _tidy(self) -> None:

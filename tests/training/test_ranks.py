@@ -39,14 +39,17 @@ from convdsl.diagnostics import problem
 what, where, at, *line = sys.argv[1:]
 rank = int(os.environ.get("PMI_RANK", "0"))
 
-def happen():
+def happen(trainer):
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "lost":
         raise problem("E563", "cat.png was there when training began")
     if what == "broken":
         raise RuntimeError("out of order")
-    if what == "interrupted":
+    if what == "interrupted twice":
+        save = trainer.save
+        trainer.save = lambda: (os.kill(os.getpid(), signal.SIGINT), save())
+    if what.startswith("interrupted"):
         raise KeyboardInterrupt
 
 class Ending(train.Ending):
@@ -54,7 +57,7 @@ class Ending(train.Ending):
         with open(f"{line[-1]}.{rank}", "a") as file:
             print(loss, trainer.progress.right, file=file)
         if trainer.progress.steps == int(at) and rank == int(where):
-            happen()
+            happen(trainer)
 
 train.Ending = Ending
 sys.exit(main(["train", *line]))
@@ -151,16 +154,35 @@ def test_a_process_that_is_killed_ends_all_and_nothing_is_lost(tiny, whole, tmp_
     assert_same(whole, out)
 
 
-@pytest.mark.parametrize("where", [0, 1])
-def test_ctrl_c_in_one_process_interrupts_all(tiny, whole, tmp_path, where):
+@pytest.mark.parametrize(("what", "where"), [("interrupted", 1), ("interrupted twice", 0)])
+def test_ctrl_c_in_one_process_interrupts_all(tiny, whole, tmp_path, what, where):
+    """All of them get it, but not at the same moment."""
     out = tmp_path / "out"
-    done = trained(2, out, tiny, "interrupted", where, 14)
+    done = trained(2, out, tiny, what, where, 14)
     assert done.returncode == 130
     told = f"interrupted after step 14, which {out} keeps; `--resume` goes on from there\n"
     assert done.stderr.count(told) == 1
     assert "E575" not in done.stderr
+    assert checkpoints.read(out).progress.steps == 14
     assert trained(2, out, tiny).returncode == 0
     assert_same(whole, out)
+
+
+def test_ctrl_c_for_mpiexec_is_one_for_all(tiny, tmp_path):
+    out = tmp_path / "out"
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "convdsl", "train", *tiny]
+    command += ["--threads", "1", "--epochs", "1000", "--out", out]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(list(map(str, command)), **pipes)
+    while not process.stdout.readline().startswith("epoch 2/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    steps = checkpoints.read(out).progress.steps
+    assert steps >= 20
+    assert f"interrupted after step {steps:,}, which {out} keeps; `--resume`" in told
+    assert "failed" not in told
 
 
 def test_a_checkpoint_goes_on_in_any_number_of_processes(tiny, tmp_path):

@@ -189,17 +189,25 @@ def test_ctrl_c_takes_effect_where_it_is_allowed_and_nothing_else_is_kept_back()
         with interruptions.allowed():
             done.append("never")
 
+    def fail_when_pressed():
+        press("of no effect")
+        raise ValueError("mine")
+
     with pytest.raises(KeyboardInterrupt), interruptions.held_back():
         press("held back to the end")
     with pytest.raises(KeyboardInterrupt), interruptions.held_back():
         press_before_it_is_allowed()
     with pytest.raises(KeyboardInterrupt), interruptions.held_back(), interruptions.allowed():
         press("never")
+    with pytest.raises(KeyboardInterrupt), interruptions.held_back(), interruptions.held_back():
+        press_before_it_is_allowed()
     with pytest.raises(ValueError, match="mine"), interruptions.held_back():
-        raise ValueError("mine")
+        fail_when_pressed()
+    with interruptions.held_back(), interruptions.allowed():
+        pass
     with pytest.raises(KeyboardInterrupt):
         press("never")
-    assert done == ["held back to the end", "held back"]
+    assert done == ["held back to the end", *["held back"] * 2, "of no effect"]
     with ThreadPoolExecutor() as pool:
         pool.submit(interruptions.held_back().__enter__).result()
 
