@@ -29,6 +29,15 @@ net Tiny {
   }
 }
 """
+RESIDUAL = """cnn 1
+net Residual {
+  input 1@8x8
+  entry = conv 4@3x3 pad=1 bias=off -> bn -> relu
+  conv 4@3x3 pad=1 bias=off -> bn momentum=0.3 -> add(entry) -> relu
+  max 2x2 -> bn affine=off -> dense 3
+  train { epochs=4, batch=16, lr=0.02, clip=1, average=0.9, augment=[flip], val=0.2 }
+}
+"""
 # The command, in which something happens to a rank behind a step. Losses are kept as they are told.
 COMMAND = """
 import os, signal, sys
@@ -141,6 +150,25 @@ def test_two_processes_train_as_one_does(tmp_path):
     for metrics, others in zip(ours, theirs, strict=True):
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             assert others[name] == pytest.approx(metrics[name], abs=1e-5)
+
+
+def test_synchronised_batch_norm_is_that_of_one_process(tiny, tmp_path):
+    """Losses and all that is kept, running statistics too; local statistics are others."""
+    program = tmp_path / "residual.cnn"
+    program.write_text(RESIDUAL)
+    line = [program, *tiny[1:], "--accuracy", "exact", "--batch-norm"]
+    outs = ((1, "synchronised"), (2, "synchronised"), (2, "local"))
+    for ranks, kind in outs:
+        done = trained(ranks, tmp_path / f"{kind}-{ranks}", [*line, kind])
+        assert done.returncode == 0, done.stderr
+    alone, together, local = (tmp_path / f"{kind}-{ranks}" for ranks, kind in outs)
+    assert len(losses(alone)) == 40
+    np.testing.assert_allclose(losses(together), losses(alone), rtol=0, atol=1e-5)
+    assert abs(losses(local) - losses(alone)).max() > 1e-3
+    expected, found = (checkpoints.read(out).weights for out in (alone, together))
+    assert sum(name.endswith(".variance") for name in expected) == 3
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("where", [0, 1])
