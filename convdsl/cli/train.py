@@ -3,7 +3,7 @@
 The recipe is the program's `train` section; flags go before it. DIR gets last.safetensors,
 best.safetensors, state.*, metrics.jsonl and curves.svg, in the end confusion.svg and mistakes.png
 of the best weights on the test part; a run that was killed goes on with --resume, to the same
-result."""
+result. `mpiexec -n K convdsl train ...` trains in K processes."""
 
 from __future__ import annotations
 

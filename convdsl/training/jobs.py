@@ -1,6 +1,6 @@
 """The processes that train together, seen from one of them; here the one that trains alone.
 
-`training/parallel.py` has the others. What trains is written for any number of them: it asks the
+`training/ranks.py` has the others. What trains is written for any number of them: it asks the
 job for its part of the work, and lets what may fail in one process alone fail in all `together`.
 """
 
@@ -80,6 +80,7 @@ class Job:
     def together(self, interruptible: bool = True) -> AbstractContextManager[None]:
         """Within, a CompileError or Ctrl-C in one process is raised in all of them, at the end.
 
+        So is what the operating system refused, where there are several, as E500.
         Nothing that needs the other processes may be done there. What is not ``interruptible`` is
         done to the end before Ctrl-C takes effect.
         """

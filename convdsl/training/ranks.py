@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convdsl.diagnostics import CompileError, Diagnostic, problem, render
+from convdsl.diagnostics import CompileError, Diagnostic, problem, refused, render
 from convdsl.runtime.processor import own_cores
 from convdsl.runtime.program import Program
 from convdsl.training.jobs import Job
@@ -79,6 +79,8 @@ class Ranks(Job):
                 yield
         except (CompileError, KeyboardInterrupt) as error:
             failure = error
+        except (OSError, MemoryError) as error:
+            failure = refused(error)
         self._agree(failure)
 
     def _agree(self, failure: CompileError | KeyboardInterrupt | None) -> None:

@@ -265,6 +265,13 @@ def test_what_is_wrong_is_told_once(tiny, tmp_path):
         assert "E575" not in done.stderr
 
 
+def test_what_the_system_refuses_is_told_once(tiny):
+    program = tiny[0]
+    done = trained(2, program / "out", tiny)
+    assert done.returncode == 1
+    assert done.stderr == f"error[E500]: {program / 'out'}: Not a directory\n\n"
+
+
 def test_a_loss_that_is_not_finite_is_so_for_all(tiny, tmp_path):
     program, *rest = tmp_path / "hopeless.cnn", *tiny[1:]
     hopeless = TINY.replace("lr=0.05", "lr=1e18").replace("-> bn ", "").replace("clip=5, ", "")
