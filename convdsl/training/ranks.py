@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 PASSED_ON = 0.5
 """Seconds in which launchers have passed on what was printed; aborted, they drop what they have."""
+RESTED = 0.005
+"""Seconds between two looks whether the others are there, where they may take long."""
 
 
 class Ranks(Job):
@@ -71,8 +73,11 @@ class Ranks(Job):
         return DataParallel(program, self._ranks, bucket)
 
     # -- what fails --------------------------------------------------------------------------
+    def together(self, interruptible: bool = True) -> AbstractContextManager[None]:
+        return self._together(interruptible)
+
     @contextmanager
-    def together(self, interruptible: bool = True) -> Iterator[None]:
+    def _together(self, interruptible: bool = True, patient: bool = False) -> Iterator[None]:
         failure: CompileError | KeyboardInterrupt | None = None
         try:
             with super().together(interruptible):
@@ -81,7 +86,18 @@ class Ranks(Job):
             failure = error
         except (OSError, MemoryError) as error:
             failure = refused(error)
+        if patient:
+            self._rest()
         self._agree(failure)
+
+    def _rest(self) -> None:
+        """Wait for all ranks, long as it may take, and leave the cores to them.
+
+        MPI's own waiting is fast because it keeps a core busy.
+        """
+        all_here = self._ranks.Ibarrier()
+        while not all_here.Test():
+            time.sleep(RESTED)
 
     def _agree(self, failure: CompileError | KeyboardInterrupt | None) -> None:
         """Raise in all ranks what failed in some; diagnostics before an interruption."""
@@ -119,7 +135,7 @@ class Ranks(Job):
         return found
 
     def of_first(self, make: Callable[[], T]) -> T:
-        with self.together():
+        with self._together(patient=True):
             made = make() if self.rank == 0 else None
         shared: T = self._ranks.bcast(made)
         return shared
@@ -127,7 +143,7 @@ class Ranks(Job):
     def in_turn(self, make: Callable[[], T]) -> T:
         made: list[T] = []
         for first in (True, False):
-            with self.together():
+            with self._together(patient=True):
                 if first is (self._neighbours.rank == 0):
                     made.append(make())
         return made[0]
