@@ -35,6 +35,7 @@ def compile(
     recompute: bool = False,
     accuracy: str = "fast",
     ready: bool = True,
+    processes: int = 1,
 ) -> Program:
     """A network's graph as a program: for inference, or for training with a loss.
 
@@ -42,12 +43,14 @@ def compile(
     Winograd's algorithm, whose results stay within 1e-4 of the largest (relative to float64).
     On the GPU the ``precision`` is what the factors of convolutions and products are rounded to;
     in bf16 and fp16 feature maps are stored in 16 bits, too. A program that is not to be ``ready``
-    has no device and no compiled kernels: all that is written into a package, and cannot run.
+    has no device and no compiled kernels: all that is written into a package, and cannot run. One
+    for several ``processes`` is trained in as many (`training/parallel.py`), which exchange the
+    statistics of a batch; its ``batch`` is the part of each.
     """
     _check(batch, precision, optimizer, accuracy)
     device = _target(target, threads, accuracy, precision)
     scale = scale_of(precision, optimizer)
-    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale), device)
+    lowered = laid_out(lower(graph, loss, optimizer, recompute, scale, processes), device)
     planned = plan(lowered, batch, device)
     from convdsl.runtime.program import Program
 
@@ -69,13 +72,14 @@ def lower(
     optimizer: object | None = None,
     recompute: bool = False,
     scale: float | LossScale = 1.0,
+    processes: int = 1,
 ) -> Graph:
     """The graph in primitive ops: for inference, or with a loss, gradients and updates.
 
     Gradients are ``scale`` times as large while they are computed; one that is found while training
-    takes an optimiser.
+    takes an optimiser. In training the statistics of a batch are over so many ``processes``.
     """
-    graph = passes.specialise(graph, training=loss is not None)
+    graph = passes.specialise(graph, loss is not None, processes)
     if loss is not None:
         graph = passes.add_loss(passes.expand(graph, keep_differentiable=True), loss)
         graph = passes.add_gradients(graph, (*graph.parameters, *graph.inputs), scale)

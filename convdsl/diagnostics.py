@@ -120,6 +120,14 @@ def problem(code: str, message: str, *help: str, span: Span | None = None) -> Co
     return CompileError(Diagnostic(code, message, span, help=help))
 
 
+def refused(error: OSError | MemoryError) -> CompileError:
+    """What the operating system refused, as a finding."""
+    if isinstance(error, MemoryError):
+        return problem("E500", "there is not enough memory for this")
+    reason = error.strerror or str(error)
+    return problem("E500", f"{error.filename}: {reason}" if error.filename else reason)
+
+
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "mark": "\x1b[1;34m", "bold": "\x1b[1m"}
 
 

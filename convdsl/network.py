@@ -80,14 +80,17 @@ class Network:
         seed: int = 0,
         recompute: bool = False,
         accuracy: str = "fast",
+        processes: int = 1,
     ) -> Program:
         """The program for a target and a batch, with parameters drawn from ``seed``.
 
         With ``train`` it has `value_and_grad` for the ``loss``, and `step` where an ``optimizer``
         is given (`convdsl.SGD`, `convdsl.Adam`); with ``recompute`` cheap values are computed twice
         instead of kept, for less memory. With the accuracy ``exact`` convolutions are sums of
-        products alone; ``fast`` also uses Winograd's algorithm (docs/numerics.md). Raises
-        CompileError E5xx where the target is not to be had or the loss does not fit.
+        products alone; ``fast`` also uses Winograd's algorithm (docs/numerics.md). For several
+        ``processes``, each with a batch of its own, batch normalisation takes the statistics of all
+        together (docs/training.md). Raises CompileError E5xx where the target is not to be had or
+        the loss does not fit.
         """
         from convdsl import compiler
 
@@ -102,6 +105,7 @@ class Network:
             seed,
             recompute,
             accuracy,
+            processes=processes,
         )
 
     def to_text(self) -> str:

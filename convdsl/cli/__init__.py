@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from convdsl.cli.output import report, stop_writing
-from convdsl.diagnostics import CompileError, problem
+from convdsl.diagnostics import CompileError, problem, refused
 from convdsl.training.launchers import started
 
 COMMANDS = {
@@ -60,10 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except CompileError as error:
         return _mendable(error)
-    except MemoryError:
-        return _mendable(problem("E500", "there is not enough memory for this"))
-    except OSError as error:
-        return _mendable(problem("E500", _told(error)))
+    except (OSError, MemoryError) as error:
+        return _mendable(refused(error))
     except Exception as error:
         return _internal(error)
 
@@ -123,11 +121,6 @@ def _epilog() -> str:
             "name of a bundled network, such as lenet.",
         ]
     )
-
-
-def _told(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _mendable(error: CompileError) -> int:

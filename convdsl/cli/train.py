@@ -3,7 +3,7 @@
 The recipe is the program's `train` section; flags go before it. DIR gets last.safetensors,
 best.safetensors, state.*, metrics.jsonl and curves.svg, in the end confusion.svg and mistakes.png
 of the best weights on the test part; a run that was killed goes on with --resume, to the same
-result."""
+result. `mpiexec -n K convdsl train ...` trains in K processes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from convdsl.training.data import Data, has_test_part, open_data, split
 from convdsl.training.evaluation import Evaluation, class_count
 from convdsl.training.jobs import Job
 from convdsl.training.ranks import job
-from convdsl.training.recipe import OPTIMIZERS, Recipe, resolve
+from convdsl.training.recipe import BATCH_NORMS, OPTIMIZERS, Recipe, resolve
 from convdsl.training.reports import confusion_matrix, worst_mistakes
 from convdsl.training.schedules import SCHEDULES
 from convdsl.training.trainer import Trainer, Watcher
 
 FLAGS = {
     "epochs": ("N", "times through the data"),
-    "batch": ("N", "examples a step"),
+    "batch": ("N", "examples a step, of all processes together"),
+    "batch_norm": ("NAME", f"in several processes: {', '.join(BATCH_NORMS)}"),
     "optimizer": ("NAME", f"{', '.join(OPTIMIZERS)}; with parameters as in 'sgd(nesterov=on)'"),
     "lr": ("RATE", "the learning rate"),
     "momentum": ("SHARE", "of sgd and rmsprop"),

@@ -83,6 +83,7 @@ SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "schedule": _choice,
     "warmup": _amount,
     "batch": _count,
+    "batch_norm": _choice,
     "epochs": _count,
     "augment": _choices,
     "val": _share,

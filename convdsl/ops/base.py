@@ -140,6 +140,8 @@ class Op:
     mistakes: ClassVar[Sequence[Mistake]] = ()
     surface: ClassVar[bool] = False
     """Whether a program can name it."""
+    exchanged: ClassVar[bool] = False
+    """Whether its result gives way to the mean of those of all processes that train together."""
 
     # -- shapes ------------------------------------------------------------------------------
     def weights(self, *x: TensorType) -> tuple[Weight, ...]:
@@ -215,8 +217,13 @@ class Op:
         """Whether `gradient` is stated; a composite op without it is expanded first."""
         return type(self).gradient is not Op.gradient
 
-    def specialise(self, b: Builder, node: Node, training: bool) -> tuple[Value, ...] | None:
-        """What the op becomes in inference or in training, where that differs; else None."""
+    def specialise(
+        self, b: Builder, node: Node, training: bool, processes: int
+    ) -> tuple[Value, ...] | None:
+        """What the op becomes in inference or in training, where that differs; else None.
+
+        In training ``processes`` is how many have a part of the batch whose statistics are wanted.
+        """
         return None
 
     def gradient(

@@ -44,7 +44,9 @@ class _Masked(Op):
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         return inputs[0]
 
-    def specialise(self, b: Builder, node: Node, training: bool) -> tuple[Value, ...] | None:
+    def specialise(
+        self, b: Builder, node: Node, training: bool, processes: int
+    ) -> tuple[Value, ...] | None:
         (x,) = node.inputs
         if not training or self.rate == 0:
             return (x,)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from convdsl.graph import Builder, Initialiser, Node, TensorType, Value
 from convdsl.ops.attributes import Choice, Count, Flag, Real, Word, attribute
 from convdsl.ops.base import Caption, Mistake, Op, Problem, Sample, Weight, Window, op, single
+from convdsl.ops.exchange import mean_over_processes
 from convdsl.ops.expressions import Number, cast, power, sqrt
 from convdsl.ops.families import BATCH, operand
 from convdsl.ops.linear import along
@@ -36,7 +37,8 @@ class BatchNorm(Op):
 
     In training, mean and variance are those of the batch (the biased variance, Σ(x − mean)²/n), and
     the running statistics move by `momentum` towards them, the variance unbiased (n/(n − 1)). In
-    inference the running statistics are used. (Ioffe and Szegedy 2015)
+    inference the running statistics are used. (Ioffe and Szegedy 2015) Where several processes
+    train, a recipe's `batch_norm` says whether the batch is each one's part of it or all of it.
 
     Weights: `scale`, `shift`; buffers: `mean`, `variance` (one value per channel each).
     """
@@ -87,21 +89,25 @@ class BatchNorm(Op):
         x, scale, shift, mean, variance = self._parts(node)
         return (_normalise(b, node, x, mean, variance, scale, shift, self.eps),)
 
-    def specialise(self, b: Builder, node: Node, training: bool) -> tuple[Value, ...] | None:
+    def specialise(
+        self, b: Builder, node: Node, training: bool, processes: int
+    ) -> tuple[Value, ...] | None:
         if not training:
             return None
         x, scale, shift, running_mean, running_variance = self._parts(node)
         kind = running_mean.type
-        mean = compute(b, operand(0), [x], x.type, kind, mean=True)
+        own_mean = compute(b, operand(0), [x], x.type, kind, mean=True)
+        mean = mean_over_processes(b, own_mean, processes)
         apart = operand(0) - operand(1)
-        variance = compute(b, apart * apart, [x, mean], x.type, kind, mean=True)
+        own_variance = compute(b, apart * apart, [x, mean], x.type, kind, mean=True)
+        variance = mean_over_processes(b, own_variance, processes)
         m = self.momentum
-        count = cast(BATCH) * float(math.prod(x.type.spatial))
+        count = cast(BATCH) * float(math.prod(x.type.spatial) * processes)
         unbiased = compute(b, operand(0) * (count / (count - 1.0)), [variance], kind)
         for running, now in ((running_mean, mean), (running_variance, unbiased)):
             moved = operand(0) * (1 - m) + operand(1) * m
             b.assign(running, compute(b, moved, [running, now], kind))
-        normalised = _Normalised(self.eps, x.type, self.affine)
+        normalised = _Normalised(self.eps, x.type, self.affine, processes)
         affine = (scale, shift) if scale is not None and shift is not None else ()
         return (b.add(normalised, x, mean, variance, *affine, name=node.name),)
 
@@ -144,7 +150,8 @@ def _normalise(
 class _Normalised(Op):
     """A value by the mean and variance of its own batch; its gradient goes through those, too.
 
-    Inputs: the value, its mean and its biased variance, then scale and shift if ``affine``.
+    Inputs: the value, its mean and its biased variance, then scale and shift if ``affine``. These
+    two are of all ``processes``, each of which has an equal part of the batch.
     """
 
     kind: ClassVar[str] = "bn.normalised"
@@ -153,6 +160,7 @@ class _Normalised(Op):
     eps: float
     x: TensorType
     affine: bool
+    processes: int
 
     def result(self, *x: TensorType) -> TensorType:
         return self.x
@@ -172,12 +180,18 @@ class _Normalised(Op):
 
         dx = scale/σ·(dy − Σdy/n − x̂·Σ(dy·x̂)/n), dscale = Σ(dy·x̂), dshift = Σdy.
         (Ioffe and Szegedy 2015)
+
+        Where several processes have parts of the batch, the loss of each is the mean over its own
+        part: the mean of such sums over all parts is what n elements of one part are to be
+        compared with.
         """
         x, mean, variance, *affine = node.inputs
         upstream, kind = single(dy), mean.type
-        total = compute(b, operand(0), [upstream], x.type, kind)
+        own_total = compute(b, operand(0), [upstream], x.type, kind)
+        total = mean_over_processes(b, own_total, self.processes)
         apart = operand(1) - operand(2)
-        moment = compute(b, operand(0) * apart, [upstream, x, mean], x.type, kind)
+        own_moment = compute(b, operand(0) * apart, [upstream, x, mean], x.type, kind)
+        moment = mean_over_processes(b, own_moment, self.processes)
         inverse = compute(b, 1.0 / sqrt(operand(0) + self.eps), [variance], kind)
         count = cast(BATCH) * float(math.prod(x.type.spatial))
         factor = inverse

@@ -6,6 +6,6 @@ from convdsl.graph import Graph
 from convdsl.passes.rewrite import rewrite
 
 
-def specialise(graph: Graph, training: bool) -> Graph:
-    """The graph for one of the two modes."""
-    return rewrite(graph, lambda b, node: node.op.specialise(b, node, training))
+def specialise(graph: Graph, training: bool, processes: int = 1) -> Graph:
+    """The graph for one of the two modes; statistics of the batch are over so many processes."""
+    return rewrite(graph, lambda b, node: node.op.specialise(b, node, training, processes))

@@ -140,6 +140,8 @@ class Step:
     cost: int
     flops: int
     reason: str = ""
+    exchanged: bool = False
+    """Whether what it writes gives way to its mean over the processes that train together."""
 
 
 @dataclass(frozen=True)

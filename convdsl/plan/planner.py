@@ -290,6 +290,7 @@ def _finish(p: _Planner, ends: tuple[int, int]) -> Plan:
             call.cost,
             flops,
             draft.reason,
+            draft.node.op.exchanged,
         )
 
     def port(name: str, value: Value, role: str) -> Port:

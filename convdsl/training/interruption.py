@@ -23,20 +23,23 @@ class Interruptions:
     def held_back(self) -> Iterator[None]:
         """Within, KeyboardInterrupt is raised where it is `allowed` alone, else behind it.
 
-        Only the main thread can be interrupted, and only where Ctrl-C is not ignored.
+        Where something else stops it, Ctrl-C has nothing more to do. Only the main thread can be
+        interrupted, and only where Ctrl-C is not ignored.
         """
         before = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is not threading.main_thread() or not callable(before):
             yield
             return
-        self._open = self._pressed = False
         signal.signal(signal.SIGINT, self._note)
         try:
             yield
+        except BaseException:
+            self._pressed = False
+            raise
         finally:
             signal.signal(signal.SIGINT, before)
         if self._pressed:
-            raise KeyboardInterrupt
+            self._press()
 
     @contextmanager
     def allowed(self) -> Iterator[None]:

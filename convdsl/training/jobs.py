@@ -1,13 +1,13 @@
 """The processes that train together, seen from one of them; here the one that trains alone.
 
-`training/parallel.py` has the others. What trains is written for any number of them: it asks the
+`training/ranks.py` has the others. What trains is written for any number of them: it asks the
 job for its part of the work, and lets what may fail in one process alone fail in all `together`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -77,12 +77,14 @@ class Job:
         """Within, Ctrl-C takes effect only `together`."""
         return self._interruptions.held_back()
 
-    def together(self) -> AbstractContextManager[None]:
+    def together(self, interruptible: bool = True) -> AbstractContextManager[None]:
         """Within, a CompileError or Ctrl-C in one process is raised in all of them, at the end.
 
-        Nothing that needs the other processes may be done there.
+        So is what the operating system refused, where there are several, as E500.
+        Nothing that needs the other processes may be done there. What is not ``interruptible`` is
+        done to the end before Ctrl-C takes effect.
         """
-        return self._interruptions.allowed()
+        return self._interruptions.allowed() if interruptible else nullcontext()
 
     def leave_words(self, words: str) -> None:
         """What to tell people should the job be killed; each time in place of the words before."""

@@ -4,7 +4,8 @@ A process is a rank of ``mpiexec -n K``. Gradients are exchanged in buckets whil
 goes on: a plan stops where a bucket is complete, the exchange is started, and the plan goes on.
 All ranks then do the same update, so their parameters stay equal. Batch normalisation uses the
 statistics of each rank's part of the batch; the running ones are averaged after every step, so that
-all that any rank keeps is what all of them keep.
+all that any rank keeps is what all of them keep. In a program that was compiled for several
+processes it uses those of the whole batch: the plan marks the steps behind which they are averaged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from convdsl.diagnostics import problem
 from convdsl.passes import AVERAGE
-from convdsl.plan.model import Plan, Port
+from convdsl.plan.model import Buffer, Plan, Port
 from convdsl.runtime.program import Pause, Program
 
 Array = np.ndarray
@@ -87,13 +88,23 @@ class DataParallel:
         self._pauses = self._planned(buckets(program.plan, bucket))
         running = {name + end for name in program.buffers for end in ("", AVERAGE)}
         self._statistics = [a for name, a in program.variables.items() if name in running]
+        if any(step.exchanged for step in program.plan.steps):
+            self._statistics = []  # they are equal already
         self.synchronise()
 
     def _planned(self, groups: Sequence[tuple[int, tuple[Port, ...]]]) -> list[Pause]:
-        pauses = [Pause(after, self._starter(ports)) for after, ports in groups]
-        shared = self.program.plan.shared
-        loss = self.program.plan.outputs[:1]
-        return [*pauses, Pause(shared, self._starter(loss)), Pause(shared, self._finish)]
+        plan = self.program.plan
+        assert not any(step.exchanged for step in plan.steps[plan.forward :])
+        averages = [
+            Pause(after, self._averager(step.buffers[-1]))
+            for after, step in enumerate(plan.steps[: plan.shared], 1)
+            if step.exchanged
+        ]
+        starts = [Pause(after, self._starter(ports)) for after, ports in groups]
+        # A mean that is a gradient, too, is there before the gradient's exchange starts.
+        pauses = sorted([*averages, *starts], key=lambda pause: pause.after)
+        loss = Pause(plan.shared, self._starter(plan.outputs[:1]))
+        return [*pauses, loss, Pause(plan.shared, self._finish)]
 
     def step(self, *arrays: Array, lr: float) -> float:
         """One step of all ranks on their parts of a batch; returns the loss of the whole batch."""
@@ -123,6 +134,17 @@ class DataParallel:
         for array in self._statistics:
             array[...] = packed[start : start + array.size].reshape(array.shape)
             start += array.size
+
+    def _averager(self, buffer: Buffer) -> Callable[[], None]:
+        """What puts the mean over all ranks in a buffer's place."""
+        share = np.float32(1 / self._ranks.size)
+
+        def average() -> None:
+            values = self.program.machine.view(buffer, (buffer.elements,))
+            self._ranks.Allreduce(_in_place(), values)
+            values *= share
+
+        return average
 
     def _starter(self, ports: tuple[Port, ...]) -> Callable[[], None]:
         """What starts the exchange of some gradients, packed side by side."""

@@ -11,12 +11,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
-from convdsl.diagnostics import CompileError, Diagnostic, problem, render
+from convdsl.diagnostics import CompileError, Diagnostic, problem, refused, render
 from convdsl.runtime.processor import own_cores
 from convdsl.runtime.program import Program
 from convdsl.training.jobs import Job
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 PASSED_ON = 0.5
 """Seconds in which launchers have passed on what was printed; aborted, they drop what they have."""
+RESTED = 0.005
+"""Seconds between two looks whether the others are there, where they may take long."""
 
 
 class Ranks(Job):
@@ -71,15 +73,31 @@ class Ranks(Job):
         return DataParallel(program, self._ranks, bucket)
 
     # -- what fails --------------------------------------------------------------------------
+    def together(self, interruptible: bool = True) -> AbstractContextManager[None]:
+        return self._together(interruptible)
+
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def _together(self, interruptible: bool = True, patient: bool = False) -> Iterator[None]:
         failure: CompileError | KeyboardInterrupt | None = None
         try:
-            with self._interruptions.allowed():
+            with super().together(interruptible):
                 yield
         except (CompileError, KeyboardInterrupt) as error:
             failure = error
+        except (OSError, MemoryError) as error:
+            failure = refused(error)
+        if patient:
+            self._rest()
         self._agree(failure)
+
+    def _rest(self) -> None:
+        """Wait for all ranks, long as it may take, and leave the cores to them.
+
+        MPI's own waiting is fast because it keeps a core busy.
+        """
+        all_here = self._ranks.Ibarrier()
+        while not all_here.Test():
+            time.sleep(RESTED)
 
     def _agree(self, failure: CompileError | KeyboardInterrupt | None) -> None:
         """Raise in all ranks what failed in some; diagnostics before an interruption."""
@@ -117,7 +135,7 @@ class Ranks(Job):
         return found
 
     def of_first(self, make: Callable[[], T]) -> T:
-        with self.together():
+        with self._together(patient=True):
             made = make() if self.rank == 0 else None
         shared: T = self._ranks.bcast(made)
         return shared
@@ -125,7 +143,7 @@ class Ranks(Job):
     def in_turn(self, make: Callable[[], T]) -> T:
         made: list[T] = []
         for first in (True, False):
-            with self.together():
+            with self._together(patient=True):
                 if first is (self._neighbours.rank == 0):
                     made.append(make())
         return made[0]
@@ -135,10 +153,10 @@ class Ranks(Job):
 def job() -> Iterator[Job]:
     """The job that this process was started in; one alone where no launcher started it.
 
-    What all processes fail with `together` is raised in the first alone, and the others end without
-    a word. Anything else that fails in one process ends all of them, where they would wait for it
-    without end. Raises CompileError E570 where mpi4py cannot be imported, or belongs to another MPI
-    than the launcher.
+    What all processes fail with `together`, where alone Ctrl-C takes effect, is raised in the first
+    of them, and the others end without a word. Anything else that fails in one process ends all of
+    them, where they would wait for it without end. Raises CompileError E570 where mpi4py cannot be
+    imported, or belongs to another MPI than the launcher.
     """
     if not launched():
         yield Job()
@@ -146,7 +164,10 @@ def job() -> Iterator[Job]:
     world = _world()
     ranks = Ranks(world)
     try:
-        yield ranks
+        with ranks.held_back():
+            yield ranks
+            with ranks.together():  # for Ctrl-C at the last moment
+                pass
     except BaseException as error:
         if error is ranks.failure:
             if ranks.writes:
@@ -154,10 +175,9 @@ def job() -> Iterator[Job]:
             raise SystemExit(0) from None
         if ranks.size == 1:
             raise
-        if not isinstance(error, KeyboardInterrupt):
-            told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
-            print(f"{told}\nrank {ranks.rank} of {ranks.size} failed", file=sys.stderr, flush=True)
-            time.sleep(PASSED_ON)
+        told = str(error) if isinstance(error, CompileError) else traceback.format_exc()
+        print(f"{told}\nrank {ranks.rank} of {ranks.size} failed", file=sys.stderr, flush=True)
+        time.sleep(PASSED_ON)
         world.Abort(1)
     finally:
         ranks.close()

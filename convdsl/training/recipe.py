@@ -21,6 +21,8 @@ class Recipe:
 
     ``lr`` is the rate that the ``schedule`` multiplies; in the first ``warmup`` epochs it rises to
     that. ``val`` is the share of the training data that is held out, to choose the best weights by.
+    Where several processes train, ``batch`` is of all together, and ``batch_norm`` says whose
+    statistics it uses: ``local``, of the process's part, or ``synchronised``, of all of it.
     """
 
     loss: Loss = field(default_factory=CrossEntropy)
@@ -29,6 +31,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Constant)
     warmup: float = 0.0
     batch: int = 64
+    batch_norm: str = "local"
     epochs: int = 10
     augment: tuple[Augmentation, ...] = ()
     val: float = 0.1
@@ -64,6 +67,8 @@ OPTIMIZERS: Mapping[str, _Kind] = {
 """All optimisers by the name that recipes know them by."""
 LOSSES = {loss.kind: loss for loss in (CrossEntropy, NegativeLogLikelihood, SoftCrossEntropy)}
 """The losses that compare scores with classes."""
+BATCH_NORMS = {name: name for name in ("local", "synchronised")}
+"""Of what batch normalisation takes the statistics where several processes train."""
 
 
 def resolve(settings: Sequence[Setting], flags: Sequence[Setting], input: InputSpec) -> Recipe:
@@ -83,6 +88,7 @@ def resolve(settings: Sequence[Setting], flags: Sequence[Setting], input: InputS
         lr=values.get("lr", lr),
         schedule=_schedule(values.get("schedule", Choice("constant"))),
         augment=augment,
+        batch_norm=_batch_norm(values.get("batch_norm", Choice("local"))),
         **plain,
     )
 
@@ -119,6 +125,12 @@ def _loss(values: Mapping[str, Any], mixed: bool) -> Loss:
     if kind is SoftCrossEntropy:
         return SoftCrossEntropy(label_smoothing=smoothing)
     return kind(label_smoothing=smoothing)
+
+
+def _batch_norm(choice: Choice) -> str:
+    name: str = _named("a batch normalisation", choice, BATCH_NORMS)
+    _parameters(choice, {})
+    return name
 
 
 def _schedule(choice: Choice) -> Schedule:

@@ -31,6 +31,8 @@ from convdsl.views.drawing.curves import curves
 Array = np.ndarray
 SAVE_EVERY = 30.0
 """Seconds after which a checkpoint is written within an epoch."""
+FORMERLY = {"precision": "fp32", "batch_norm": "local"}
+"""How all were trained before there was anything else, and checkpoints told of it."""
 
 
 class Diverged(CompileError):
@@ -120,8 +122,14 @@ class Trainer:
             raise problem("E572", f"{examples} examples are less than a batch of {batch}")
 
     def _compiled(self) -> Program:
-        loss, optimizer = self.recipe.loss, self.recipe.optimizer
-        return self.network.compile(train=True, loss=loss, optimizer=optimizer, **self._options)
+        recipe = self.recipe
+        return self.network.compile(
+            train=True,
+            loss=recipe.loss,
+            optimizer=recipe.optimizer,
+            processes=self.job.size if recipe.batch_norm == "synchronised" else 1,
+            **self._options,
+        )
 
     @cached_property
     def inference(self) -> Program:
@@ -154,8 +162,7 @@ class Trainer:
         kept = checkpoints.read(self.folder) if self.folder else None
         if kept is None:
             return None
-        # Before there were others, all were trained in float32.
-        before, now = {"precision": "fp32", **kept.progress.recipe}, self.progress.recipe
+        before, now = {**FORMERLY, **kept.progress.recipe}, self.progress.recipe
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:
             raise problem(
@@ -189,11 +196,11 @@ class Trainer:
             except Diverged:
                 raise
             except (KeyboardInterrupt, CompileError):
-                with self.job.together():
+                with self.job.together(interruptible=False):
                     self.save()
                 raise
             self.progress = replace(self.progress, finished=True)
-            with self.job.together():
+            with self.job.together(interruptible=False):
                 self.save()
 
     def _tidy(self) -> None:

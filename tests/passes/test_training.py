@@ -65,6 +65,20 @@ def test_batch_norm_trains_as_torchs_does():
     assert relative_error(inference(x), expected) < 1e-4
 
 
+def test_statistics_over_processes_are_marked_and_cost_one_process_nothing():
+    net = convdsl.load_source(BN)
+
+    def steps(**given):
+        return net.compile(batch=6, **given).plan.steps
+
+    training = {"train": True, "optimizer": convdsl.SGD()}
+    # Mean and variance, and the two sums of the gradient, of either layer.
+    assert sum(step.exchanged for step in steps(**training, processes=2)) == 8
+    assert steps(**training, processes=1) == steps(**training)
+    assert not any(step.exchanged for step in steps(**training))
+    assert steps(processes=2) == steps()
+
+
 def torch_loss(name, x, target):
     return {
         "cross_entropy": lambda: F.cross_entropy(x, target),

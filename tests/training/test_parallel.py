@@ -89,7 +89,7 @@ def test_two_ranks_compute_what_one_process_does(tmp_path):
 
 
 STATISTICS = """
-import sys
+import sys, time
 import numpy as np
 import convdsl
 from convdsl.training.ranks import job
@@ -107,6 +107,8 @@ with job() as ranks:
         training.step(batch[mine], np.arange(8) % 3, lr=1e-6)
     kept = {**program.buffers, **{n: a for n, a in program.state.items() if "average" in n}}
     kept["w"] = program.parameters["C1.weight"]
+    turn = ranks.in_turn(lambda: [time.monotonic(), time.sleep(0.1), time.monotonic()])
+    np.save(f"{sys.argv[1]}/turn{ranks.rank}.npy", turn[::2])
     np.savez(f"{sys.argv[1]}/{ranks.shard.rank}.npz", x=x, threads=ranks.threads(), **kept)
 """
 
@@ -128,6 +130,9 @@ def test_running_statistics_are_those_of_all_ranks(tmp_path):
     assert any(name.endswith("mean.average") for name in first.files)
 
     assert first["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+    # What is made in turn is made by the first rank of a machine before the others begin.
+    (_, end), (begin, _) = (np.load(tmp_path / f"turn{rank}.npy") for rank in (0, 1))
+    assert end <= begin
 
 
 def test_an_mpiexec_of_another_mpi_is_told():

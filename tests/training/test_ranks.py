@@ -29,6 +29,15 @@ net Tiny {
   }
 }
 """
+RESIDUAL = """cnn 1
+net Residual {
+  input 1@8x8
+  entry = conv 4@3x3 pad=1 bias=off -> bn -> relu
+  conv 4@3x3 pad=1 bias=off -> bn momentum=0.3 -> add(entry) -> relu
+  max 2x2 -> bn affine=off -> dense 3
+  train { epochs=4, batch=16, lr=0.02, clip=1, average=0.9, augment=[flip], val=0.2 }
+}
+"""
 # The command, in which something happens to a rank behind a step. Losses are kept as they are told.
 COMMAND = """
 import os, signal, sys
@@ -39,14 +48,17 @@ from convdsl.diagnostics import problem
 what, where, at, *line = sys.argv[1:]
 rank = int(os.environ.get("PMI_RANK", "0"))
 
-def happen():
+def happen(trainer):
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "lost":
         raise problem("E563", "cat.png was there when training began")
     if what == "broken":
         raise RuntimeError("out of order")
-    if what == "interrupted":
+    if what == "interrupted twice":
+        save = trainer.save
+        trainer.save = lambda: (os.kill(os.getpid(), signal.SIGINT), save())
+    if what.startswith("interrupted"):
         raise KeyboardInterrupt
 
 class Ending(train.Ending):
@@ -54,7 +66,7 @@ class Ending(train.Ending):
         with open(f"{line[-1]}.{rank}", "a") as file:
             print(loss, trainer.progress.right, file=file)
         if trainer.progress.steps == int(at) and rank == int(where):
-            happen()
+            happen(trainer)
 
 train.Ending = Ending
 sys.exit(main(["train", *line]))
@@ -140,6 +152,25 @@ def test_two_processes_train_as_one_does(tmp_path):
             assert others[name] == pytest.approx(metrics[name], abs=1e-5)
 
 
+def test_synchronised_batch_norm_is_that_of_one_process(tiny, tmp_path):
+    """Losses and all that is kept, running statistics too; local statistics are others."""
+    program = tmp_path / "residual.cnn"
+    program.write_text(RESIDUAL)
+    line = [program, *tiny[1:], "--accuracy", "exact", "--batch-norm"]
+    outs = ((1, "synchronised"), (2, "synchronised"), (2, "local"))
+    for ranks, kind in outs:
+        done = trained(ranks, tmp_path / f"{kind}-{ranks}", [*line, kind])
+        assert done.returncode == 0, done.stderr
+    alone, together, local = (tmp_path / f"{kind}-{ranks}" for ranks, kind in outs)
+    assert len(losses(alone)) == 40
+    np.testing.assert_allclose(losses(together), losses(alone), rtol=0, atol=1e-5)
+    assert abs(losses(local) - losses(alone)).max() > 1e-3
+    expected, found = (checkpoints.read(out).weights for out in (alone, together))
+    assert sum(name.endswith(".variance") for name in expected) == 3
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_process_that_is_killed_ends_all_and_nothing_is_lost(tiny, whole, tmp_path, where):
     out = tmp_path / "out"
@@ -151,16 +182,35 @@ def test_a_process_that_is_killed_ends_all_and_nothing_is_lost(tiny, whole, tmp_
     assert_same(whole, out)
 
 
-@pytest.mark.parametrize("where", [0, 1])
-def test_ctrl_c_in_one_process_interrupts_all(tiny, whole, tmp_path, where):
+@pytest.mark.parametrize(("what", "where"), [("interrupted", 1), ("interrupted twice", 0)])
+def test_ctrl_c_in_one_process_interrupts_all(tiny, whole, tmp_path, what, where):
+    """All of them get it, but not at the same moment."""
     out = tmp_path / "out"
-    done = trained(2, out, tiny, "interrupted", where, 14)
+    done = trained(2, out, tiny, what, where, 14)
     assert done.returncode == 130
     told = f"interrupted after step 14, which {out} keeps; `--resume` goes on from there\n"
     assert done.stderr.count(told) == 1
     assert "E575" not in done.stderr
+    assert checkpoints.read(out).progress.steps == 14
     assert trained(2, out, tiny).returncode == 0
     assert_same(whole, out)
+
+
+def test_ctrl_c_for_mpiexec_is_one_for_all(tiny, tmp_path):
+    out = tmp_path / "out"
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "convdsl", "train", *tiny]
+    command += ["--threads", "1", "--epochs", "1000", "--out", out]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(list(map(str, command)), **pipes)
+    while not process.stdout.readline().startswith("epoch 2/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    steps = checkpoints.read(out).progress.steps
+    assert steps >= 20
+    assert f"interrupted after step {steps:,}, which {out} keeps; `--resume`" in told
+    assert "failed" not in told
 
 
 def test_a_checkpoint_goes_on_in_any_number_of_processes(tiny, tmp_path):
@@ -213,6 +263,13 @@ def test_what_is_wrong_is_told_once(tiny, tmp_path):
         assert f"error[{code}]: " in done.stderr
         assert message in done.stderr
         assert "E575" not in done.stderr
+
+
+def test_what_the_system_refuses_is_told_once(tiny):
+    program = tiny[0]
+    done = trained(2, program / "out", tiny)
+    assert done.returncode == 1
+    assert done.stderr == f"error[E500]: {program / 'out'}: Not a directory\n\n"
 
 
 def test_a_loss_that_is_not_finite_is_so_for_all(tiny, tmp_path):

@@ -27,7 +27,7 @@ from convdsl.training.interruption import Interruptions
 from convdsl.training.loading import order
 from convdsl.training.recipe import Recipe, resolve
 from convdsl.training.schedules import Cosine, MultiStep, OneCycle, Step
-from convdsl.training.trainer import Trainer, Watcher
+from convdsl.training.trainer import FORMERLY, Trainer, Watcher
 
 PROGRAM = """cnn 1
 net Tiny {
@@ -189,17 +189,25 @@ def test_ctrl_c_takes_effect_where_it_is_allowed_and_nothing_else_is_kept_back()
         with interruptions.allowed():
             done.append("never")
 
+    def fail_when_pressed():
+        press("of no effect")
+        raise ValueError("mine")
+
     with pytest.raises(KeyboardInterrupt), interruptions.held_back():
         press("held back to the end")
     with pytest.raises(KeyboardInterrupt), interruptions.held_back():
         press_before_it_is_allowed()
     with pytest.raises(KeyboardInterrupt), interruptions.held_back(), interruptions.allowed():
         press("never")
+    with pytest.raises(KeyboardInterrupt), interruptions.held_back(), interruptions.held_back():
+        press_before_it_is_allowed()
     with pytest.raises(ValueError, match="mine"), interruptions.held_back():
-        raise ValueError("mine")
+        fail_when_pressed()
+    with interruptions.held_back(), interruptions.allowed():
+        pass
     with pytest.raises(KeyboardInterrupt):
         press("never")
-    assert done == ["held back to the end", "held back"]
+    assert done == ["held back to the end", *["held back"] * 2, "of no effect"]
     with ThreadPoolExecutor() as pool:
         pool.submit(interruptions.held_back().__enter__).result()
 
@@ -389,6 +397,18 @@ def test_a_changed_recipe_is_no_resumption(tmp_path):
         trainer(tmp_path, PROGRAM.replace("lr=0.05", "lr=0.06"))
 
 
+def test_a_checkpoint_from_before_a_setting_was_there_is_one_without_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, watchers=[Stop(2)]).fit()
+    kept = checkpoints.read(tmp_path)
+    told = {name: value for name, value in kept.progress.recipe.items() if name not in FORMERLY}
+    assert len(told) == len(kept.progress.recipe) - len(FORMERLY)
+    checkpoints.write(tmp_path, replace(kept, progress=replace(kept.progress, recipe=told)))
+    with pytest.raises(convdsl.CompileError, match=r"E571.*`batch_norm`"):
+        trainer(tmp_path, PROGRAM.replace("lr=0.05", "lr=0.05, batch_norm=synchronised"))
+    assert trainer(tmp_path).progress.steps == 2
+
+
 WRONG = {
     "optimizer=sdg": ("E101", "no optimiser called `sdg`"),
     "optimizer=adam(beta=0.9)": ("E103", "`adam` has no parameter `beta`"),
@@ -396,6 +416,9 @@ WRONG = {
     "optimizer=sgd(nesterov=1)": ("E201", "`nesterov` of `sgd` takes `on` or `off`"),
     "schedule=step(every=0)": ("E201", "`every` takes a whole number of at least 1"),
     "schedule=multi_step(at=3)": ("E201", "`at` of `multi_step` takes a list of epochs"),
+    "batch_norm=global": ("E101", "no batch normalisation called `global`"),
+    "batch_norm=local(n=2)": ("E103", "`local` has no parameter `n`"),
+    "batch_norm=2": ("E201", "`batch_norm` of `train` takes a name"),
     "loss=hinge": ("E101", "no loss called `hinge`"),
     "augment=[flap]": ("E564", "no augmentation called `flap`"),
 }
