@@ -79,6 +79,14 @@ def test_too_little_memory_is_a_diagnostic_and_what_was_taken_is_given_back(gpu)
     assert gpu.room == 3_000
 
 
+def test_more_elements_than_kernels_can_count_are_refused(gpu):
+    net = convdsl.load_source("net T { input 64@1024x1024; relu }")
+    with pytest.raises(CompileError, match=r"`relu1` works on 2,147,483,648 elements") as caught:
+        net.compile("cuda", batch=32)
+    assert [d.code for d in caught.value.diagnostics] == ["E511"]
+    assert not gpu.calls
+
+
 def test_what_the_drivers_assembler_says_is_told(gpu):
     gpu.refuses = b"ptxas error: a word that it does not know"
     with pytest.raises(CompileError, match="invalid ptx: ptxas error: a word") as caught:
