@@ -48,11 +48,13 @@ def binding() -> Any:
     return driver
 
 
-def _no_device(problem: Problem) -> Exception:
+def _no_device(problem: Problem, reason: Exception) -> Exception:
+    said = next(iter(str(reason).splitlines()), type(reason).__name__)
     return problem(
         "E512",
         "there is no CUDA driver or no GPU on this machine",
         "`convdsl compile --emit ptx` works without one; `--target cpu` runs here",
+        f"what was found out: {said}",
     )
 
 
@@ -105,8 +107,8 @@ class Device:
             self._api = binding()
             self._call("cuInit", 0)
             self._number = self._call("cuDeviceGet", NUMBER)
-        except Exception:  # a broken driver installation may raise anything at all
-            raise _no_device(problem) from None
+        except Exception as reason:  # a broken driver installation may raise anything at all
+            raise _no_device(problem, reason) from None
         self._context = self._call("cuDevicePrimaryCtxRetain", self._number)
         self._owned: list[tuple[str, Any]] = []
         self._streams: list[Any] = []
