@@ -52,6 +52,8 @@ def compile(
     scale = scale_of(precision, optimizer)
     lowered = laid_out(lower(graph, loss, optimizer, recompute, scale, processes), device)
     planned = plan(lowered, batch, device)
+    if target == "cuda":
+        _check_counts(planned)
     from convdsl.runtime.program import Program
 
     program = Program(lowered, planned, seed)
@@ -168,6 +170,21 @@ def _target(
 
         return CudaTarget(precision, accuracy == "exact")
     raise problem("E506", f"there is no target called `{name}`", "the targets are cpu and cuda")
+
+
+def _check_counts(planned: Plan) -> None:
+    """Refuse what kernels of the GPU would compute wrongly: they divide positions in 32 bits."""
+    from convdsl.kernels.cuda.frame import COUNTABLE
+
+    for step in (*planned.prepare, *planned.steps):
+        most = max(buffer.elements for buffer in step.buffers)
+        if most >= COUNTABLE:
+            raise problem(
+                "E511",
+                f"`{step.name}` works on {most:,} elements at once, and on a GPU "
+                f"{COUNTABLE - 1:,} are the most, at the batch {planned.batch}",
+                "a smaller batch has fewer",
+            )
 
 
 def _check(batch: int, precision: str, optimizer: object | None, accuracy: str = "fast") -> None:

@@ -41,6 +41,7 @@ class CUresult(IntEnum):
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_CONTEXT = 201
     CUDA_ERROR_INVALID_PTX = 218
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
 @dataclass(eq=False)
@@ -100,6 +101,9 @@ class EmulatedDriver:
         self.streams = {1: Stream(), 2: Stream()}
         self.refuses = None
         """What the assembler says of every kernel, where it refuses them."""
+        self.faulty = None
+        """A part of the name of kernels that access an illegal address, when they are run."""
+        self._lost = False
         self._chance = random.Random(working)
         self._functions = {}
         self._numbers = itertools.count(0x1000)
@@ -116,8 +120,12 @@ class EmulatedDriver:
                 self.calls.append(name)
                 if name not in ANYWHERE and not self._stack():
                     return (CUresult.CUDA_ERROR_INVALID_CONTEXT,)
+                if self._lost and not name.startswith("cuCtxP"):
+                    return (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)
                 found = getattr(self, f"_{name}", lambda *a: 1)(*arguments)
                 self._work()
+                if self._lost:
+                    return (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)
             if isinstance(found, CUresult):
                 return (found, None)
             return (CUresult.CUDA_SUCCESS,) if found is None else (CUresult.CUDA_SUCCESS, found)
@@ -318,6 +326,9 @@ class EmulatedDriver:
         return kernel, grid[0], block[0], values
 
     def _execute(self, kernel, blocks, threads, values):
+        if self.faulty and self.faulty in kernel.name:
+            self._lost = True  # for all that this process asks for from now on
+            return
         arrays = []
         for address, (_, dtype) in zip(values, kernel.pointers, strict=False):
             bytes = self.at(address)

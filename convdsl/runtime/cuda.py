@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -286,6 +286,53 @@ class CudaMachine(Machine):
                     self.device.replay(graph)
             self.device.wait()
             return (time.perf_counter() - start) / repeats
+
+    # -- looking closely ---------------------------------------------------------------------
+    def spoil(self) -> None:
+        """Fill the memory between steps with NaN, for checks that no step reads what none wrote.
+
+        What depends on parameters is lost as well: `prepare` has to follow.
+        """
+        plan = self.plan
+        with self.device as device:
+            for start, size in (
+                (self._arena, plan.arena_bytes),
+                (self._constants, plan.constant_bytes),
+            ):
+                device.send(start, np.full(size, 0xFF, np.uint8))
+            for buffer, values in plan.tables:
+                device.send(self._address(buffer), np.array(values, buffer.dtype))
+            device.wait()
+
+    def one_by_one(self, inputs: Mapping[str, Any]) -> Iterator[Step]:
+        """The steps of `prepare` and all others; each is done when the next one is asked for.
+
+        So the step that a caller has when the driver reports an error is the one that failed.
+        """
+        with self.device:
+            for name, array in self._host.items():
+                self.device.send(self._addresses[name], array)
+            self._take(inputs)
+            self.device.wait()
+        for step in (*self.plan.prepare, *self.plan.steps):
+            yield step
+            with self.device:
+                self.device.launch(self._launch(step))
+                self.device.wait()
+
+    def step_seconds(self, number: int, launches: int = 20, repeats: int = 3) -> float:
+        """How long a step takes on the device: the best of a few rounds of launches in a row."""
+        with self.device:
+            launch = self._launch(self.plan.steps[number])
+            graph = self.device.graph([launch] * launches)
+            times = []
+            for _ in range(1 + repeats):
+                self.device.wait()
+                start = time.perf_counter()
+                self.device.replay(graph)
+                self.device.wait()
+                times.append((time.perf_counter() - start) / launches)
+        return min(times[1:])
 
     # -- inputs ------------------------------------------------------------------------------
     def was_sent(self, array: Any) -> bool:

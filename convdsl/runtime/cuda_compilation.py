@@ -45,13 +45,23 @@ def ptx(kernel: Kernel, arch: str = "sm_80") -> str:
 
 def load(kernels: Sequence[Kernel], arch: str) -> dict[str, str]:
     """The PTX of kernels by their keys; what is missing is compiled on all cores."""
-    missing = [k for k in kernels if not files.has(_file(k, arch))]
+    missing = [k for k in kernels if not is_kept(k, arch)]
     count = min(cores(), len(missing) // 2)
     if len(missing) >= FEWEST and count > 1:
         # The longest ones first, dealt out in turn, so that all are done at about the same time.
         missing.sort(key=lambda kernel: -len(kernel.source))
         _in_workers([missing[first::count] for first in range(count)], arch)
     return {kernel.key: ptx(kernel, arch) for kernel in kernels}
+
+
+def supply(kernel: Kernel, arch: str, text: str) -> None:
+    """Keep PTX that was made elsewhere, so that nothing is compiled here."""
+    files.kept(_file(kernel, arch), lambda: text)
+
+
+def is_kept(kernel: Kernel, arch: str) -> bool:
+    """Whether the PTX of a kernel need not be made."""
+    return files.has(_file(kernel, arch))
 
 
 def entry(text: str) -> str:

@@ -48,11 +48,13 @@ def binding() -> Any:
     return driver
 
 
-def _no_device(problem: Problem) -> Exception:
+def _no_device(problem: Problem, reason: Exception) -> Exception:
+    said = next(iter(str(reason).splitlines()), type(reason).__name__)
     return problem(
         "E512",
         "there is no CUDA driver or no GPU on this machine",
         "`convdsl compile --emit ptx` works without one; `--target cpu` runs here",
+        f"what was found out: {said}",
     )
 
 
@@ -105,8 +107,8 @@ class Device:
             self._api = binding()
             self._call("cuInit", 0)
             self._number = self._call("cuDeviceGet", NUMBER)
-        except Exception:  # a broken driver installation may raise anything at all
-            raise _no_device(problem) from None
+        except Exception as reason:  # a broken driver installation may raise anything at all
+            raise _no_device(problem, reason) from None
         self._context = self._call("cuDevicePrimaryCtxRetain", self._number)
         self._owned: list[tuple[str, Any]] = []
         self._streams: list[Any] = []
@@ -224,11 +226,13 @@ class Device:
         kinds = self._api.CUjit_option
         log = bytearray(LOG)
         options = [kinds.CU_JIT_ERROR_LOG_BUFFER, kinds.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES]
-        image = understood(ptx).encode() + b"\0"
+        text = understood(ptx)
+        image = text.encode() + b"\0"
         code, module = self._api.cuModuleLoadDataEx(image, len(options), options, [log, LOG])
         if code != self._api.CUresult.CUDA_SUCCESS:
             told = bytes(log).split(b"\0")[0].decode(errors="replace").strip()
-            words = ": ".join(filter(None, (_word(code), told.replace("\n", "; "))))
+            quoted = _quoted(text, told)
+            words = ": ".join(filter(None, (_word(code), told.replace("\n", "; "), quoted)))
             raise self._problem(
                 "E514",
                 f"the GPU's driver refused the kernel `{name}`: {words}",
@@ -300,6 +304,14 @@ def _release(api: Any, context: Any, streams: list[Any], owned: list[tuple[str, 
         release, handle = owned.pop()
         getattr(api, release)(handle)
     api.cuCtxPopCurrent()
+
+
+def _quoted(ptx: str, told: str) -> str:
+    """The line of PTX that the assembler complains about first, where it names one."""
+    lines = ptx.splitlines()
+    named = re.search(r"\bline (\d+)", told)
+    number = int(named[1]) if named else 0
+    return f"`{lines[number - 1].strip()}`" if 0 < number <= len(lines) else ""
 
 
 def _word(code: Any) -> str:

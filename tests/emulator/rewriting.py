@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from convdsl.runtime import cuda_native
 from emulator import instructions, memory
 from emulator.activity import UNSET, negated
 from emulator.errors import EmulationError
@@ -96,6 +95,10 @@ def _device_function(name: str) -> Callable[..., Any]:
 
 
 def _python(name: str) -> Any:
+    # Only for kernels that call such a function: a GPU's machine may have another numba-cuda, with
+    # which the library cannot be imported.
+    from convdsl.runtime import cuda_native
+
     return getattr(getattr(cuda_native, name, None), "py_func", None)
 
 

@@ -42,6 +42,8 @@ def test_without_a_device_one_sentence_says_so():
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "E512"
     assert "\n" not in diagnostic.message
+    # A driver that is there and does not work is told from one that is not.
+    assert any("what was found out: " in help for help in diagnostic.help)
 
 
 def test_random_numbers_compile_without_a_device():

@@ -141,6 +141,12 @@ def layer(direction, precision):
     return Stored(replace(family, x_lanes=8, y_lanes=8), types)
 
 
+# Results that lie apart are stored one by one, from an address each.
+SPREAD = Convolution(
+    "input", 32, 256, 256, 1, Geometry((14, 14), (7, 7), (3, 3), (2, 2), (1, 1), (1, 1))
+)
+
+
 def assembled(family, precision, arch):
     for call in CudaTarget(precision).recipe(family).calls:
         if f"_{precision}" not in call.kernel.name:
@@ -156,17 +162,18 @@ def assembled(family, precision, arch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "family"),
+    ("precision", "family", "arch"),
     [
-        ("tf32", layer("forward", "tf32")),
-        ("bf16", layer("weight", "bf16")),
-        ("bf16", layer("forward", "bf16")),
-        ("fp16", Product(64, 512, 256)),
+        ("tf32", layer("forward", "tf32"), "sm_80"),
+        ("tf32", SPREAD, "sm_90"),
+        ("bf16", layer("weight", "bf16"), "sm_80"),
+        ("bf16", layer("forward", "bf16"), "sm_80"),
+        ("fp16", Product(64, 512, 256), "sm_80"),
     ],
     ids=str,
 )
-def test_kernels_multiply_on_tensor_cores_and_keep_to_registers(precision, family):
-    assembled(family, precision, "sm_80")
+def test_kernels_multiply_on_tensor_cores_and_keep_to_registers(precision, family, arch):
+    assembled(family, precision, arch)
 
 
 @pytest.mark.slow
@@ -177,6 +184,7 @@ def test_every_tile_keeps_to_registers(precision, tile, arch, only):
     families = [Product(64, 512, 256, transpose_b=True)]
     if tile in tiles.tiles_for(precision, gathering=True):
         families += [layer(d, precision) for d in ("forward", "input", "weight")]
+        families += [SPREAD] * (precision not in tiles.NARROW)
     for family in families:
         assembled(family, precision, arch)
 

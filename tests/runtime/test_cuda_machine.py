@@ -79,11 +79,56 @@ def test_too_little_memory_is_a_diagnostic_and_what_was_taken_is_given_back(gpu)
     assert gpu.room == 3_000
 
 
+def test_more_elements_than_kernels_can_count_are_refused(gpu):
+    net = convdsl.load_source("net T { input 64@1024x1024; relu }")
+    with pytest.raises(CompileError, match=r"`relu1` works on 2,147,483,648 elements") as caught:
+        net.compile("cuda", batch=32)
+    assert [d.code for d in caught.value.diagnostics] == ["E511"]
+    assert not gpu.calls
+
+
 def test_what_the_drivers_assembler_says_is_told(gpu):
     gpu.refuses = b"ptxas error: a word that it does not know"
     with pytest.raises(CompileError, match="invalid ptx: ptxas error: a word") as caught:
         convdsl.load_source(TEXT).compile("cuda", batch=2)
     assert [d.code for d in caught.value.diagnostics] == ["E514"]
+
+
+def test_the_line_that_the_assembler_names_is_quoted(gpu):
+    gpu.refuses = b"ptxas application ptx input, line 1; error : not a known instruction"
+    with pytest.raises(CompileError, match=r"instruction: `\.visible \.entry \w+\(`"):
+        convdsl.load_source(TEXT).compile("cuda", batch=2)
+
+
+def test_a_launch_that_fails_is_found_one_by_one(gpu):
+    ours, _ = programs()
+    (name,) = (port.name for port in ours.plan.variables if port.role == "input")
+    walk = ours.machine.one_by_one({name: X})
+    gpu.faulty = "max"
+    step = next(s for s in walk if "max" in s.kernel.name)
+    assert step in ours.plan.steps
+    with pytest.raises(CompileError, match="illegal address"):
+        next(walk)
+    # Nothing can be done after it.
+    with pytest.raises(CompileError, match="illegal address"):
+        ours(X)
+
+
+def test_steps_are_timed_one_by_one(gpu):
+    ours, _ = programs()
+    ours(X)
+    assert all(ours.machine.step_seconds(n, 2, 1) > 0 for n in range(len(ours.plan.steps)))
+
+
+def test_memory_that_is_spoilt_is_written_before_it_is_read(gpu):
+    ours, _ = programs()
+    before = ours(X)
+    ours.machine.spoil()
+    ours.machine.prepare()
+    np.testing.assert_array_equal(ours(X), before)
+    # Which could fail: what depends on parameters alone is lost.
+    ours.machine.spoil()
+    assert np.isnan(ours(X)).any()
 
 
 def test_kernels_ask_for_no_newer_driver_than_they_need():

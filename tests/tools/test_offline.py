@@ -53,6 +53,14 @@ def test_a_kernel_of_every_generator_for_16_bits_keeps_to_registers(offline):
     check(kept, "sm_90")
 
 
+def test_winograd_and_results_that_lie_apart_keep_to_registers_on_newer_gpus(offline):
+    """They hold most addresses and values at a time; the other tests assemble them for sm_80."""
+    found = offline.kernels(["resnet18"]).values()
+    kept = longest((k for k in found if re.search("winograd|spread", k.name)), generator)
+    assert len(kept) > 5
+    check(kept, "sm_90")
+
+
 def generator(kernel):
     """A kernel's name without its tile."""
     return re.sub(r"_\d+x\d+", "", kernel.name)

@@ -18,6 +18,8 @@ POINTER = {"float32": "floats", "int64": "ints", "float16": "halves", "bfloat16"
 PLAIN = 256
 """Threads of a block where nothing speaks for another number."""
 WARP = 32
+COUNTABLE = 1 << 31
+"""Elements of a buffer below which positions in it can be divided in 32 bits."""
 EVERY = "0xFFFFFFFF"
 """The mask of all threads of a warp."""
 

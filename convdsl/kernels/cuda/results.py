@@ -104,24 +104,40 @@ def stores(
     """
     lines = list(fragments.exchanged(tile)) if tile.on_tensor_cores else []
     offsets = tile.column_offsets
-    pieces = [str(q) for q in range(0, len(offsets), result.width)]
+    pieces = range(0, len(offsets), result.width)
+
+    def found(q: int) -> list[str]:
+        return [
+            f"column{q} = column_start + across + {offsets[q]}",
+            *(line.format(q) for line in columns),
+        ]
+
+    def stored(row: int, q: int) -> list[str]:
+        totals = [f"total[{row * len(offsets) + q + k}]" for k in range(result.width)]
+        loads, values = ([], totals) if partial else result.finished(totals, str(q), "at")
+        place = "at + split * size" if partial else "at"
+        store = f"store4(y, {place}, {', '.join(values)})"
+        if result.width == 1:
+            store = f"y[{place}] = {values[0]}"
+        return [f"at = base{q} + channel * stride", *loads, store]
+
+    numbered = list(enumerate(tile.row_offsets))
+    if result.width == 1 and tile.on_tensor_cores:
+        # One column after the other: the addresses of all 32 at once would not fit into registers.
+        lines += [f"row{row} = row_start + down + {offset}" for row, offset in numbered]
+        for q in pieces:
+            inner = []
+            for row, _ in numbered:
+                own = [f"channel = channel_start + row{row}", *stored(row, q)]
+                inner += [f"if row{row} < {rows}:", *indent(1, own)]
+            lines += [*found(q), f"if column{q} < columns:", *indent(1, inner)]
+        return lines
     for q in pieces:
-        lines.append(f"column{q} = column_start + across + {offsets[int(q)]}")
-        lines += [line.format(q) for line in columns]
-    for row, offset in enumerate(tile.row_offsets):
+        lines += found(q)
+    for row, offset in numbered:
         inner = [f"channel = channel_start + row{row}"]
         for q in pieces:
-            at = f"base{q} + channel * stride"
-            totals = [f"total[{row * len(offsets) + int(q) + k}]" for k in range(result.width)]
-            loads, values = ([], totals) if partial else result.finished(totals, q, "at")
-            piece = [f"at = {at}", *loads]
-            target = "y[at + split * size]" if partial else "y[at]"
-            if result.width == 1:
-                piece.append(f"{target} = {values[0]}")
-            else:
-                place = target[2:-1]
-                piece.append(f"store4(y, {place}, {', '.join(values)})")
-            inner += [f"if column{q} < columns:", *indent(1, piece)]
+            inner += [f"if column{q} < columns:", *indent(1, stored(row, q))]
         lines.append(f"row{row} = row_start + down + {offset}")
         lines += [f"if row{row} < {rows}:", *indent(1, inner)]
     return lines
