@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import zlib
 from collections.abc import Iterable, Mapping
@@ -130,6 +131,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     try:
         with unfinished.open("xb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave an empty file
         unfinished.replace(path)
     except OSError as reason:
         with suppress(OSError):
