@@ -207,7 +207,9 @@ class Conv(Initialised):
             y = y + inputs[2].reshape(-1, *(1,) * len(self.window))
         return np.ascontiguousarray(y)
 
-    def specialise(self, b: Builder, node: Node, training: bool) -> tuple[Value, ...] | None:
+    def specialise(
+        self, b: Builder, node: Node, training: bool, processes: int
+    ) -> tuple[Value, ...] | None:
         # A window that is the whole input has one place: one product, its gradients, too.
         x, w, *bias = node.inputs
         inputs = math.prod(self.window) * x.type.channels
