@@ -11,7 +11,7 @@ processes it uses those of the whole batch: the plan marks the steps behind whic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,24 @@ def _complete(plan: Plan) -> Iterator[tuple[int, Port]]:
             yield written[port.buffer], port
 
 
+def means(plan: Plan, due: Set[int]) -> Iterator[tuple[int, tuple[Buffer, ...]]]:
+    """What is averaged over all processes before it is used, as many buffers together as can wait.
+
+    With each group, the number of steps after which it has to be; none waits beyond a number that
+    is ``due``.
+    """
+    assert not any(step.exchanged for step in plan.steps[plan.forward :])
+    waiting: list[Buffer] = []
+    for before, step in enumerate(plan.steps[: plan.shared]):
+        if waiting and (before in due or not set(waiting).isdisjoint(step.buffers)):
+            yield before, tuple(waiting)
+            waiting.clear()
+        if step.exchanged:
+            waiting.append(step.buffers[-1])
+    if waiting:
+        yield plan.shared, tuple(waiting)
+
+
 # -- stepping --------------------------------------------------------------------------------
 
 
@@ -94,12 +112,8 @@ class DataParallel:
 
     def _planned(self, groups: Sequence[tuple[int, tuple[Port, ...]]]) -> list[Pause]:
         plan = self.program.plan
-        assert not any(step.exchanged for step in plan.steps[plan.forward :])
-        averages = [
-            Pause(after, self._averager(step.buffers[-1]))
-            for after, step in enumerate(plan.steps[: plan.shared], 1)
-            if step.exchanged
-        ]
+        found = means(plan, {after for after, _ in groups})
+        averages = [Pause(after, self._averager(buffers)) for after, buffers in found]
         starts = [Pause(after, self._starter(ports)) for after, ports in groups]
         # A mean that is a gradient, too, is there before the gradient's exchange starts.
         pauses = sorted([*averages, *starts], key=lambda pause: pause.after)
@@ -135,14 +149,17 @@ class DataParallel:
             array[...] = packed[start : start + array.size].reshape(array.shape)
             start += array.size
 
-    def _averager(self, buffer: Buffer) -> Callable[[], None]:
-        """What puts the mean over all ranks in a buffer's place."""
+    def _averager(self, buffers: tuple[Buffer, ...]) -> Callable[[], None]:
+        """What puts the means over all ranks in the place of what buffers hold."""
         share = np.float32(1 / self._ranks.size)
+        ends = np.cumsum([buffer.elements for buffer in buffers])
 
         def average() -> None:
-            values = self.program.machine.view(buffer, (buffer.elements,))
-            self._ranks.Allreduce(_in_place(), values)
-            values *= share
+            views = [self.program.machine.view(b, (b.elements,)) for b in buffers]
+            packed = np.concatenate(views)
+            self._ranks.Allreduce(_in_place(), packed)
+            for view, summed in zip(views, np.split(packed, ends[:-1]), strict=True):
+                np.multiply(summed, share, out=view)
 
         return average
 
