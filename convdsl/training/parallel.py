@@ -123,8 +123,10 @@ class DataParallel:
     def step(self, *arrays: Array, lr: float) -> float:
         """One step of all ranks on their parts of a batch; returns the loss of the whole batch."""
         loss = self.program.step(*arrays, lr=lr, pauses=self._pauses)
-        if math.isfinite(loss):
-            self._average_statistics()
+        if self._statistics and math.isfinite(loss):
+            # They move in proportion to the batch's, so that this is what they had become with the
+            # mean of the ranks' statistics.
+            self._average(self._statistics)
         return loss
 
     def synchronise(self) -> None:
@@ -133,35 +135,19 @@ class DataParallel:
             self._ranks.Bcast(array, root=0)
         self.program.update({})  # what was computed from parameters is computed again
 
-    def _average_statistics(self) -> None:
-        """Make the running statistics of all ranks their mean.
-
-        They move in proportion to the batch's, so that this is what they had become with the mean
-        of the ranks' statistics.
-        """
-        if not self._statistics:
-            return
-        packed = np.concatenate([array.ravel() for array in self._statistics])
-        self._ranks.Allreduce(_in_place(), packed)
-        packed /= np.float32(self._ranks.size)
-        start = 0
-        for array in self._statistics:
-            array[...] = packed[start : start + array.size].reshape(array.shape)
-            start += array.size
-
     def _averager(self, buffers: tuple[Buffer, ...]) -> Callable[[], None]:
-        """What puts the means over all ranks in the place of what buffers hold."""
-        share = np.float32(1 / self._ranks.size)
-        ends = np.cumsum([buffer.elements for buffer in buffers])
+        """What averages what buffers of the program hold."""
+        view = self.program.machine.view
+        return lambda: self._average([view(b, (b.elements,)) for b in buffers])
 
-        def average() -> None:
-            views = [self.program.machine.view(b, (b.elements,)) for b in buffers]
-            packed = np.concatenate(views)
-            self._ranks.Allreduce(_in_place(), packed)
-            for view, summed in zip(views, np.split(packed, ends[:-1]), strict=True):
-                np.multiply(summed, share, out=view)
-
-        return average
+    def _average(self, arrays: Sequence[Array]) -> None:
+        """Put the means over all ranks in the place of arrays, in one exchange."""
+        packed = np.concatenate([array.ravel() for array in arrays])
+        self._ranks.Allreduce(_in_place(), packed)
+        packed *= np.float32(1 / self._ranks.size)
+        ends = np.cumsum([array.size for array in arrays])[:-1]
+        for array, mean in zip(arrays, np.split(packed, ends), strict=True):
+            array[...] = mean.reshape(array.shape)
 
     def _starter(self, ports: tuple[Port, ...]) -> Callable[[], None]:
         """What starts the exchange of some gradients, packed side by side."""
