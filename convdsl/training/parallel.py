@@ -11,7 +11,7 @@ processes it uses those of the whole batch: the plan marks the steps behind whic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,24 @@ def _complete(plan: Plan) -> Iterator[tuple[int, Port]]:
             yield written[port.buffer], port
 
 
+def means(plan: Plan, due: Set[int]) -> Iterator[tuple[int, tuple[Buffer, ...]]]:
+    """What is averaged over all processes before it is used, as many buffers together as can wait.
+
+    With each group, the number of steps after which it has to be; none waits beyond a number that
+    is ``due``.
+    """
+    assert not any(step.exchanged for step in plan.steps[plan.forward :])
+    waiting: list[Buffer] = []
+    for before, step in enumerate(plan.steps[: plan.shared]):
+        if waiting and (before in due or not set(waiting).isdisjoint(step.buffers)):
+            yield before, tuple(waiting)
+            waiting.clear()
+        if step.exchanged:
+            waiting.append(step.buffers[-1])
+    if waiting:
+        yield plan.shared, tuple(waiting)
+
+
 # -- stepping --------------------------------------------------------------------------------
 
 
@@ -94,12 +112,8 @@ class DataParallel:
 
     def _planned(self, groups: Sequence[tuple[int, tuple[Port, ...]]]) -> list[Pause]:
         plan = self.program.plan
-        assert not any(step.exchanged for step in plan.steps[plan.forward :])
-        averages = [
-            Pause(after, self._averager(step.buffers[-1]))
-            for after, step in enumerate(plan.steps[: plan.shared], 1)
-            if step.exchanged
-        ]
+        found = means(plan, {after for after, _ in groups})
+        averages = [Pause(after, self._averager(buffers)) for after, buffers in found]
         starts = [Pause(after, self._starter(ports)) for after, ports in groups]
         # A mean that is a gradient, too, is there before the gradient's exchange starts.
         pauses = sorted([*averages, *starts], key=lambda pause: pause.after)
@@ -109,8 +123,10 @@ class DataParallel:
     def step(self, *arrays: Array, lr: float) -> float:
         """One step of all ranks on their parts of a batch; returns the loss of the whole batch."""
         loss = self.program.step(*arrays, lr=lr, pauses=self._pauses)
-        if math.isfinite(loss):
-            self._average_statistics()
+        if self._statistics and math.isfinite(loss):
+            # They move in proportion to the batch's, so that this is what they had become with the
+            # mean of the ranks' statistics.
+            self._average(self._statistics)
         return loss
 
     def synchronise(self) -> None:
@@ -119,32 +135,19 @@ class DataParallel:
             self._ranks.Bcast(array, root=0)
         self.program.update({})  # what was computed from parameters is computed again
 
-    def _average_statistics(self) -> None:
-        """Make the running statistics of all ranks their mean.
+    def _averager(self, buffers: tuple[Buffer, ...]) -> Callable[[], None]:
+        """What averages what buffers of the program hold."""
+        view = self.program.machine.view
+        return lambda: self._average([view(b, (b.elements,)) for b in buffers])
 
-        They move in proportion to the batch's, so that this is what they had become with the mean
-        of the ranks' statistics.
-        """
-        if not self._statistics:
-            return
-        packed = np.concatenate([array.ravel() for array in self._statistics])
+    def _average(self, arrays: Sequence[Array]) -> None:
+        """Put the means over all ranks in the place of arrays, in one exchange."""
+        packed = np.concatenate([array.ravel() for array in arrays])
         self._ranks.Allreduce(_in_place(), packed)
-        packed /= np.float32(self._ranks.size)
-        start = 0
-        for array in self._statistics:
-            array[...] = packed[start : start + array.size].reshape(array.shape)
-            start += array.size
-
-    def _averager(self, buffer: Buffer) -> Callable[[], None]:
-        """What puts the mean over all ranks in a buffer's place."""
-        share = np.float32(1 / self._ranks.size)
-
-        def average() -> None:
-            values = self.program.machine.view(buffer, (buffer.elements,))
-            self._ranks.Allreduce(_in_place(), values)
-            values *= share
-
-        return average
+        packed *= np.float32(1 / self._ranks.size)
+        ends = np.cumsum([array.size for array in arrays])[:-1]
+        for array, mean in zip(arrays, np.split(packed, ends), strict=True):
+            array[...] = mean.reshape(array.shape)
 
     def _starter(self, ports: tuple[Port, ...]) -> Callable[[], None]:
         """What starts the exchange of some gradients, packed side by side."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from helpers import relative_error
 
 import convdsl
+from convdsl.compiler import compile
 from convdsl.ops.losses import CrossEntropy
 
 BN = """
@@ -66,12 +67,12 @@ def test_batch_norm_trains_as_torchs_does():
 
 
 def test_statistics_over_processes_are_marked_and_cost_one_process_nothing():
-    net = convdsl.load_source(BN)
+    graph = convdsl.load_source(BN).graph
 
     def steps(**given):
-        return net.compile(batch=6, **given).plan.steps
+        return compile(graph, batch=6, ready=False, **given).plan.steps
 
-    training = {"train": True, "optimizer": convdsl.SGD()}
+    training = {"loss": "cross_entropy", "optimizer": convdsl.SGD()}
     # Mean and variance, and the two sums of the gradient, of either layer.
     assert sum(step.exchanged for step in steps(**training, processes=2)) == 8
     assert steps(**training, processes=1) == steps(**training)

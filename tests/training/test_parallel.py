@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 import convdsl
+from convdsl.compiler import compile
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training.data import from_arrays
 from convdsl.training.loading import batches
-from convdsl.training.parallel import buckets
+from convdsl.training.parallel import buckets, means
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 PROGRAM = """
@@ -172,6 +173,24 @@ def test_buckets_have_every_gradient_once_and_are_complete_where_they_say():
     ends = [after for after, _ in found]
     assert ends == sorted(ends)
     assert ends[0] < program.plan.shared
+
+
+def test_means_are_exchanged_once_before_they_are_used():
+    source = "net T { input 1@8x8\n conv 4@3x3 -> bn -> relu -> conv 4@3x3 -> bn -> dense 3 }"
+    options = {"optimizer": convdsl.SGD(), "processes": 2, "ready": False}
+    plan = compile(convdsl.load_source(source).graph, "cpu", 8, "cross_entropy", **options).plan
+    groups = buckets(plan, 100)
+    due = {after for after, _ in groups}
+    found = list(means(plan, due))
+    exchanged = {n: step.buffers[-1] for n, step in enumerate(plan.steps) if step.exchanged}
+    assert len(exchanged) == 8
+    assert sum(len(together) for _, together in found) == 8
+    assert len(found) < 8
+    for written, buffer in exchanged.items():
+        after = min(n for n, together in found if buffer in together and n > written)
+        between = plan.steps[written + 1 : after]
+        assert not any(buffer in step.buffers for step in between)
+        assert not any(written < n < after for n in due)
 
 
 def test_without_mpi_it_is_told():
