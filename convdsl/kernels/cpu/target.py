@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import (
+    along,
     depthwise,
     direct,
     maps,
@@ -17,6 +18,7 @@ from convdsl.kernels.cpu import (
 )
 from convdsl.kernels.winograd import Form
 from convdsl.ops.families import (
+    Along,
     Convolution,
     Family,
     Map,
@@ -68,6 +70,8 @@ class CpuTarget:
                 return pooling.recipe(family, images)
             case Reblock():
                 return reblock.recipe(family, images)
+            case Along():
+                return along.recipe(family, images, batch, self.lanes)
             case Map() | Reduction():
                 return maps.recipe(family, images, self.lanes)
         return None
@@ -86,6 +90,9 @@ class CpuTarget:
                 return self._is_map(family, operand) and self._has_generator(family)
             case Pooling():
                 return pooling.fits(family)
+            case Along():
+                runs = family.outer % batch == 0 and operand in (0, RESULT)
+                return runs and along.width(family, self.lanes) > 0
         return isinstance(family, Reblock)
 
     def _is_map(self, family: Convolution, operand: int) -> bool:
