@@ -161,7 +161,8 @@ class JoiningWriter:
         for _ in range(r.randint(3, 9)):
             kind = r.choice([self.layer, self.layer, self.join, self.join, self.cut, self.sum])
             kind()
-        unread = [k for k in range(len(self.channels)) if k not in self.read]
+        count = len(self.channels)
+        unread = [k for k in range(count) if k not in self.read] or [count - 1]
         last = f"concat({', '.join(self.name(k) for k in unread)})"
         last = last if len(unread) > 1 else self.name(unread[0])
         body = "\n".join(f"  {line}" for line in [f"input 3@{self.size}", *self.lines])
