@@ -138,3 +138,91 @@ class Writer:
             sizes = [r.randint(1, n) for n in self.sizes]
             self.lines.append(f"adaptive_avg {self.by(sizes)}")
             self.sizes = sizes
+
+
+class JoiningWriter:
+    """Writes a network that joins and cuts maps, at multiples of 16 channels more often than not.
+
+    Any of its values may be read several times, so that a map is wanted in several places.
+    """
+
+    def __init__(self, seed):
+        self.random = r = randomness.Random(seed)
+        self.batch = r.choice([1, 2, 3])
+        self.size = r.choice(["5x6", "6x4", "9"])
+        self.rank = self.size.count("x") + 1
+        self.channels = []
+        self.read = set()
+        self.lines = []
+
+    def text(self):
+        r = self.random
+        self.add("conv 16@1", 16)
+        for _ in range(r.randint(3, 9)):
+            kind = r.choice([self.layer, self.layer, self.join, self.join, self.cut, self.sum])
+            kind()
+        count = len(self.channels)
+        unread = [k for k in range(count) if k not in self.read] or [count - 1]
+        last = f"concat({', '.join(self.name(k) for k in unread)})"
+        last = last if len(unread) > 1 else self.name(unread[0])
+        body = "\n".join(f"  {line}" for line in [f"input 3@{self.size}", *self.lines])
+        return f"net R {{\n{body}\n  {last} -> avg global\n  dense 5\n}}\n"
+
+    def name(self, k):
+        return f"v{k}"
+
+    def add(self, flow, channels):
+        self.lines.append(f"v{len(self.channels)} = {flow}")
+        self.channels.append(channels)
+
+    def take(self):
+        """The number of a value, mostly one of the last."""
+        k = min(len(self.channels) - 1, int(self.random.expovariate(0.5)))
+        k = len(self.channels) - 1 - k
+        self.read.add(k)
+        return k
+
+    def layer(self):
+        r = self.random
+        k = self.take()
+        c = self.channels[k]
+        filters = r.choice([16, 16, 32, 24])
+        window = "x".join("3" * self.rank)
+        # Few kinds, so that kernels are shared.
+        flow, filters = r.choice(
+            [
+                (f"conv {filters}@1 -> relu", filters),
+                (f"conv {filters}@{window} pad=half bias=off", filters),
+                (f"conv {filters}@{window} pad=half bias=off -> bn -> relu", filters),
+                (f"conv {c}@{window} pad=half groups={c} bias=off", c),
+                (f"max {window} /1 pad=half", c),
+                (f"avg {window} /1 pad=half", c),
+                ("bn -> relu", c),
+                ("tanh", c),
+                ("shuffle 2", c),
+            ]
+        )
+        self.add(f"{self.name(k)} -> {flow}", filters)
+
+    def join(self):
+        parts = [self.take() for _ in range(self.random.choice([2, 2, 3]))]
+        channels = sum(self.channels[k] for k in parts)
+        if channels <= 160:
+            self.add(f"concat({', '.join(map(self.name, parts))})", channels)
+
+    def cut(self):
+        r = self.random
+        k = self.take()
+        step = r.choice([16, 16, 16, 4])
+        places = range(0, self.channels[k] + 1, step)
+        if len(places) > 1:
+            first, last = sorted(r.sample(places, 2))
+            self.add(f"{self.name(k)} -> slice {first}..{last}", last - first)
+
+    def sum(self):
+        k = self.take()
+        same = [j for j, c in enumerate(self.channels) if c == self.channels[k]]
+        other = self.random.choice(same)
+        self.read.add(other)
+        activation = self.random.choice(["", " -> relu"])
+        self.add(f"add({self.name(k)}, {self.name(other)}){activation}", self.channels[k])

@@ -54,6 +54,11 @@ class Sizes:
         return self.padded_depth * self.padded_height * self.padded_width
 
     @property
+    def inputs(self) -> int:
+        """Positions of the input."""
+        return self.D * self.H * self.W
+
+    @property
     def outputs(self) -> int:
         """Positions of the result."""
         return self.OD * self.OH * self.OW

@@ -58,10 +58,19 @@ class AlongAxis(Op):
 
     def in_blocks(self, blocking: Blocking, node: Node) -> tuple[Op, list[Value]] | None:
         (x,) = node.inputs
-        if self.axis == 0 or not blocking.has(x):
+        if not blocking.has(x):
             return None
-        made = blocking.blocked(x)
-        return replace(self, x=made.type), [made]
+        made, terms = blocking.blocked(x), self.terms
+        if self.axis == 0:
+            lanes = made.type.shape[-1]
+            moved = _of_blocks(terms, lanes)
+            if moved is None or blocking.lanes(len(terms)) != lanes:
+                return None
+            if x.type.channels % lanes and not all(moved):
+                # A block of zeros reads another, whose lanes beyond the last may be anything.
+                return None
+            terms = moved
+        return replace(self, x=made.type, terms=terms), [made]
 
     def evaluate(self, *inputs: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -85,6 +94,20 @@ class AlongAxis(Op):
 
     def notation(self) -> str:
         return f"along axis {self.axis}"
+
+
+def _of_blocks(terms: Terms, lanes: int) -> Terms | None:
+    """The map of blocks of so many positions; None where it does not take them whole."""
+    blocks = []
+    for start in range(0, len(terms), lanes):
+        first, *others = terms[start : start + lanes]
+        if any(source % lanes for source, _ in first):
+            return None
+        for lane, row in enumerate(others, 1):
+            if row != tuple((source + lane, weight) for source, weight in first):
+                return None
+        blocks.append(tuple((source // lanes, weight) for source, weight in first))
+    return tuple(blocks)
 
 
 def along(b: Builder, x: Value, axis: int, terms: Terms, name: str = "") -> Value:

@@ -24,6 +24,9 @@ class _AnyTarget:
         operands = (*(f"in{k}" for k in range(count)), "out")
         return Recipe((Call(Kernel("any", (), (), ""), operands, (), 1, 1),))
 
+    def takes_part(self, family: Family, operand: int, batch: int) -> bool:
+        return False
+
 
 def activation_bytes(graph: Graph, batch: int = 1) -> int:
     """The largest sum of activations alive at one time, in bytes, for a graph of primitive ops.

@@ -82,6 +82,34 @@ class Stored(Family):
         return self.family.nest()
 
 
+RESULT = -1
+"""The number of the result among a family's operands."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How far from one another images of operands lie that are parts of larger feature maps."""
+
+    elements: tuple[int, ...] = ()
+    """Per input, and last for the result; 0 where images are one behind the other."""
+
+    def blocks(self, operand: int, size: int) -> int:
+        """How many blocks of so many elements apart; 0 where images are one behind the other."""
+        return self.elements[operand] // size if self.elements else 0
+
+
+@dataclass(frozen=True)
+class Placed(Family):
+    """A family some of whose feature maps are parts of larger ones."""
+
+    family: Family
+    batch: int
+    images: Images
+
+    def nest(self) -> Nest:
+        return self.family.nest()
+
+
 class Target(Protocol):
     """A device that kernels are generated for."""
 
@@ -104,6 +132,13 @@ class Target(Protocol):
     def recipe(self, family: Family) -> Recipe:
         """How it computes a family."""
 
+    def takes_part(self, family: Family, operand: int, batch: int) -> bool:
+        """Whether it computes a family with that operand as a part of a larger feature map.
+
+        The operand is the number of an input or `RESULT`. Parts begin wherever a channel, or a
+        block of them, does; those of several images are `Placed`.
+        """
+
 
 Place = Literal["arena", "constant", "variable", "input"]
 
@@ -114,7 +149,8 @@ class Buffer:
 
     ``arena`` buffers lie at ``offset`` bytes in memory that is reused through a run; ``constant``
     ones, computed from parameters alone, in memory that is kept; ``variable`` and ``input`` ones
-    belong to the variable called ``name``.
+    belong to the variable called ``name``. Of a feature map that is a part of a larger one, images
+    lie ``image`` elements apart; else that is 0.
     """
 
     name: str
@@ -122,10 +158,21 @@ class Buffer:
     elements: int
     dtype: str = "float32"
     offset: int = 0
+    image: int = 0
 
     @property
     def bytes(self) -> int:
         return self.elements * ITEM_SIZE[self.dtype]
+
+
+@dataclass(frozen=True)
+class Free:
+    """A node that takes no step, for people who read plans; it stands ``before`` a step's index."""
+
+    name: str
+    before: int
+    buffer: Buffer
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -184,6 +231,7 @@ class Plan:
     constant_bytes: int
     live_bytes: int
     """The largest sum of buffers that are needed at the same time: what memory cannot go below."""
+    free: tuple[Free, ...] = ()
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from convdsl.graph import Graph, Node, Value, Variable
 from convdsl.ops.families import Family, Table
 from convdsl.plan.memory import Lifetime, largest_live_set, place
-from convdsl.plan.model import ITEM_SIZE, Buffer, Call, Plan, Port, Recipe, Step, Stored, Target
-
-
-@dataclass
-class _Storage:
-    """Memory that a value, its views and what replaces it in place share."""
-
-    name: str
-    elements: int
-    dtype: str
-    variable: Variable | None = None
-    constant: bool = False
-    first: int = 0
-    last: int = -1
-    values: list[Value] = field(default_factory=list)
-    """The values that live, or have lived, here."""
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * ITEM_SIZE[self.dtype]
+from convdsl.plan.model import (
+    ITEM_SIZE,
+    Buffer,
+    Call,
+    Free,
+    Images,
+    Placed,
+    Plan,
+    Port,
+    Recipe,
+    Step,
+    Stored,
+    Target,
+)
+from convdsl.plan.parts import Part, Parts, copy
+from convdsl.plan.storage import Storage
 
 
 @dataclass
@@ -37,7 +33,7 @@ class _Draft:
 
     node: Node
     call: Call
-    storages: tuple[_Storage, ...]
+    storages: tuple[Storage, ...]
     reason: str
 
 
@@ -46,29 +42,55 @@ class _Planner:
     graph: Graph
     batch: int
     target: Target
-    storage: dict[Value, _Storage] = field(default_factory=dict)
-    storages: list[_Storage] = field(default_factory=list)
+    families: dict[Node, Family]
+    """What the nodes compute that are no views."""
+    parts: Parts
+    storage: dict[Value, Storage] = field(default_factory=dict)
+    storages: list[Storage] = field(default_factory=list)
     prepare: list[_Draft] = field(default_factory=list)
     steps: list[_Draft] = field(default_factory=list)
     recipes: dict[object, Recipe] = field(default_factory=dict)
-    tables: dict[Table, _Storage] = field(default_factory=dict)
+    tables: dict[Table, Storage] = field(default_factory=dict)
+    homes: dict[Value, Storage] = field(default_factory=dict)
+    """Where values will be that are parts, or have some."""
+    free: list[tuple[Node, int, Storage, str]] = field(default_factory=list)
+    """Nodes that take no step: the number of steps before them, where the result is, and why."""
 
-    def new(self, name: str, elements: int, dtype: str = "float32") -> _Storage:
-        made = _Storage(name, elements, dtype)
+    def new(self, name: str, elements: int, dtype: str = "float32") -> Storage:
+        made = Storage(name, elements, dtype)
         self.storages.append(made)
         return made
 
-    def keep(self, value: Value, storage: _Storage) -> None:
+    def keep(self, value: Value, storage: Storage) -> None:
         self.storage[value] = storage
         storage.values.append(value)
 
-    def table(self, table: Table) -> _Storage:
+    def table(self, table: Table) -> Storage:
         """The storage of a constant; equal tables share it."""
         if table not in self.tables:
             name = f"table{len(self.tables)}"
             self.tables[table] = self.new(name, len(table.values), table.dtype)
             self.tables[table].constant = True
         return self.tables[table]
+
+    def home(self, value: Value) -> Storage | None:
+        """The storage of a value that is a part; None where it may be anywhere."""
+        if value in self.parts.of and value not in self.homes:
+            self.homes[value] = self.place(value, self.parts.of[value])
+        return self.homes.get(value)
+
+    def whole(self, value: Value) -> Storage:
+        """The storage of a value that others lie in."""
+        known = self.storage.get(value) or self.home(value)
+        if known is None:
+            name = self.graph.producers[value].name
+            known = self.homes[value] = self.new(name, self.elements(value))
+        return known
+
+    def place(self, value: Value, part: Part) -> Storage:
+        """A storage for a value, within that of another one."""
+        name = self.graph.producers[value].name
+        return self.whole(part.whole).part(name, self.elements(value), part.start, self.batch)
 
     def elements(self, value: Value) -> int:
         return math.prod(value.type.with_batch(self.batch))
@@ -91,7 +113,8 @@ def live_bytes(graph: Graph, batch: int, target: Target) -> int:
 
 def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, tuple[int, int]]:
     """Steps over storages that have no addresses yet, and where their three parts end."""
-    p = _Planner(graph, batch, target)
+    families = {node: _family(node, batch) for node in graph.nodes if not node.op.alias}
+    p = _Planner(graph, batch, target, families, Parts(graph, families, batch, target))
     for variable in graph.variables:
         storage = p.new(variable.name, p.elements(variable), variable.type.dtype)
         storage.variable = variable
@@ -109,6 +132,14 @@ def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, tuple[
         ends.append(len(p.steps))
     _close_lifetimes(p)
     return p, (ends[0], ends[1])
+
+
+def _family(node: Node, batch: int) -> Family:
+    """What a node computes."""
+    shapes = [v.type.with_batch(batch) for v in node.inputs]
+    results = [v.type.with_batch(batch) for v in node.outputs]
+    family: Family = node.op.family_for(batch, shapes, results)
+    return family
 
 
 def _exposed(graph: Graph) -> set[Value]:
@@ -168,18 +199,69 @@ def _lower(
     if node.op.alias:
         p.keep(node.output, inputs[0])
         return
-    shapes = [v.type.with_batch(p.batch) for v in node.inputs]
-    results = [v.type.with_batch(p.batch) for v in node.outputs]
-    family = node.op.family_for(p.batch, shapes, results)
+    if node in p.parts.joins:
+        _join(p, node)
+        return
+    if node in p.parts.cuts:
+        _cut(p, node)
+        return
+    family = p.families[node]
     dtype = node.output.type.dtype if exposed else _stored_as(p, node, family, inputs)
     inputs += [p.table(table) for table in family.tables]
     constant = all(s.constant for s in inputs)
-    output = _assigned(p, node) or _in_place(p, node, family.in_place, position, last_read)
+    output = (
+        _assigned(p, node)
+        or p.home(node.output)
+        or _in_place(p, node, family.in_place, position, last_read)
+    )
     if output is None or output.dtype != dtype:
         output = p.new(node.name, p.elements(node.output), dtype)
         output.constant = constant
-    recipe = _recipe(p, family, (*(s.dtype for s in inputs), dtype))
     p.keep(node.output, output)
+    _compute(p, node, family, inputs, output)
+
+
+def _join(p: _Planner, node: Node) -> None:
+    """Copy those of the inputs to their places that are not there."""
+    whole = p.whole(node.output)
+    p.keep(node.output, whole)
+    runs = p.families[node].joined
+    reasons = p.parts.joins[node]
+    assert runs is not None
+    if not any(reasons):
+        p.free.append((node, len(p.steps), whole, "its inputs are computed in their places"))
+    for value, start, reason in zip(node.inputs, runs.starts, reasons, strict=True):
+        if reason:
+            family = copy(p.batch, value.type.size)
+            part = whole.part(node.name, p.elements(value), start, p.batch)
+            _compute(p, node, family, [p.storage[value]], part, f"copied: {reason}")
+
+
+def _cut(p: _Planner, node: Node) -> None:
+    """Leave the result in the input, or copy it to where it has to be."""
+    cut = p.parts.cuts[node]
+    if p.parts.of.get(node.output) == cut:
+        output = p.whole(node.output)
+        p.keep(node.output, output)
+        p.free.append((node, len(p.steps), output, f"read where it is, in {output.root.name}"))
+        return
+    output = p.home(node.output) or p.new(node.name, p.elements(node.output))
+    p.keep(node.output, output)
+    family = copy(p.batch, node.output.type.size)
+    reason = p.parts.obstacle(node.output) or "it has its place elsewhere"
+    _compute(p, node, family, [p.place(node.output, cut)], output, f"copied: {reason}")
+
+
+def _compute(
+    p: _Planner,
+    node: Node,
+    family: Family,
+    inputs: Sequence[Storage],
+    output: Storage,
+    reason: str = "",
+) -> None:
+    """Add the calls that compute a family."""
+    recipe = _recipe(p, family, inputs, output)
     named = {f"in{k}": s for k, s in enumerate(inputs)} | {"out": output}
     for name, elements, *types in recipe.temporaries:
         named[name] = p.new(f"{node.name}.{name}", elements, *types)
@@ -189,11 +271,16 @@ def _lower(
         fixed = all(s.constant for s in storages[:-1])
         if fixed:
             storages[-1].constant = True
-        (p.prepare if fixed else p.steps).append(_Draft(node, call, storages, recipe.reason))
+        drafts = p.prepare if fixed else p.steps
+        drafts.append(_Draft(node, call, storages, reason or recipe.reason))
 
 
-def _recipe(p: _Planner, family: Family, dtypes: tuple[str, ...]) -> Recipe:
-    """How the target computes a family on operands of such types; equal ones share it."""
+def _recipe(p: _Planner, family: Family, inputs: Sequence[Storage], output: Storage) -> Recipe:
+    """How the target computes a family on operands that lie so; equal ones share it."""
+    dtypes = (*(s.dtype for s in inputs), output.dtype)
+    images = (*(s.image for s in inputs), output.image)
+    if any(images):
+        family = Placed(family, p.batch, Images(images))
     if p.target.storage in dtypes and p.target.storage != "float32":
         family = Stored(family, dtypes)
     if family not in p.recipes:
@@ -201,7 +288,7 @@ def _recipe(p: _Planner, family: Family, dtypes: tuple[str, ...]) -> Recipe:
     return p.recipes[family]
 
 
-def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[_Storage]) -> str:
+def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[Storage]) -> str:
     """The element type that a result is stored in.
 
     Feature maps are stored as the target wants where their family says so, or where one that it
@@ -218,7 +305,7 @@ def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[_Storag
     return p.target.storage if narrow else type.dtype
 
 
-def _assigned(p: _Planner, node: Node) -> _Storage | None:
+def _assigned(p: _Planner, node: Node) -> Storage | None:
     """The storage of the variable that the node's result is assigned to."""
     for variable, value in p.graph.assignments:
         if value is node.output:
@@ -228,18 +315,24 @@ def _assigned(p: _Planner, node: Node) -> _Storage | None:
 
 def _in_place(
     p: _Planner, node: Node, candidates: tuple[int, ...], position: int, last_read: dict[Value, int]
-) -> _Storage | None:
+) -> Storage | None:
     """The storage of an input that dies here and that the result may take over.
 
     It is not one that the node reads elsewhere, too, as a convolution that its own input is added
     to: of that, neighbours are read when the result is written already.
     """
-    others = [p.storage[v] for k, v in enumerate(node.inputs) if k not in candidates]
+    inputs = [p.storage[v] for v in node.inputs]
+    others = [s for k, s in enumerate(inputs) if k not in candidates]
     for k in candidates:
-        storage = p.storage[node.inputs[k]]
+        storage = inputs[k]
         if storage.variable is not None or storage.constant or any(storage is s for s in others):
             continue
-        if all(last_read.get(v, -1) <= position for v in storage.values):
+        if storage.whole is not None and p.parts.obstacle(node.output):
+            continue
+        sharing = storage.overlapping
+        if any(s is not storage and s in sharing for s in inputs):
+            continue
+        if all(last_read.get(v, -1) <= position for s in sharing for v in s.values):
             return storage
     return None
 
@@ -247,16 +340,16 @@ def _in_place(
 def _close_lifetimes(p: _Planner) -> None:
     seen: set[int] = set()
     for index, draft in enumerate(p.steps):
-        for storage in draft.storages:
+        for storage in (s.root for s in draft.storages):
             if id(storage) not in seen:
                 storage.first = index
                 seen.add(id(storage))
             storage.last = index
     for _, value in p.graph.outputs:
-        p.storage[value].last = len(p.steps)
+        p.storage[value].root.last = len(p.steps)
 
 
-def _arena(p: _Planner) -> list[_Storage]:
+def _arena(p: _Planner) -> list[Storage]:
     """What lives in memory that is used again and again."""
     return [s for s in p.storages if s.variable is None and not s.constant and s.last >= 0]
 
@@ -276,6 +369,13 @@ def _finish(p: _Planner, ends: tuple[int, int]) -> Plan:
         if s.variable is not None:
             given = s.variable.role in ("input", "target")
             buffers[id(s)] = Buffer(s.name, "input" if given else "variable", s.elements, s.dtype)
+    for s in p.storages:
+        for part in s.parts:
+            whole = buffers[id(s)]
+            offset = whole.offset + part.start * ITEM_SIZE[s.dtype]
+            buffers[id(part)] = replace(
+                whole, name=part.name, elements=part.elements, offset=offset, image=part.image
+            )
 
     def step(draft: _Draft) -> Step:
         call = draft.call
@@ -311,4 +411,8 @@ def _finish(p: _Planner, ends: tuple[int, int]) -> Plan:
         arena_bytes,
         constant_bytes,
         largest_live_set(lifetimes),
+        tuple(
+            Free(node.name, before, buffers[id(storage)], reason)
+            for node, before, storage, reason in p.free
+        ),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from convdsl.diagnostics import Source, Span
 from convdsl.graph import Graph
 from convdsl.plan.estimate import expected_seconds
-from convdsl.plan.model import Plan, Step
+from convdsl.plan.model import Buffer, Free, Plan, Step
 
 
 def tree(node: Any, name: str = "", depth: int = 0) -> str:
@@ -59,27 +59,44 @@ def plan(plan: Plan) -> str:
         f"  arena {plan.arena_bytes:,} bytes (largest live set {plan.live_bytes:,}), "
         f"kept from parameters {plan.constant_bytes:,} bytes, {len(plan.kernels)} kernels",
     ]
+    prepared = [_row(step, plan) for step in plan.prepare]
     sections = (
-        ("prepare, after parameters change:", plan.prepare),
-        ("run:", plan.steps[: plan.shared]),
-        ("run, for outputs that an update does not need:", plan.steps[plan.shared : plan.forward]),
-        ("update:", plan.steps[plan.forward :]),
+        ("prepare, after parameters change:", prepared),
+        ("run:", _rows(plan, 0, plan.shared)),
+        ("run, for outputs that an update does not need:", _rows(plan, plan.shared, plan.forward)),
+        ("update:", _rows(plan, plan.forward, len(plan.steps))),
     )
-    for title, steps in sections:
-        if steps:
-            lines += [f"  {title}", *_table(_row(step, plan) for step in steps)]
+    for title, rows in sections:
+        if rows:
+            lines += [f"  {title}", *_table(rows)]
     return "\n".join(lines)
+
+
+def _rows(plan: Plan, first: int, last: int) -> list[tuple[str, ...]]:
+    """Rows for the steps [first, last) and for what takes none on the way."""
+    rows = []
+    for index in range(first, last):
+        rows += [_free_row(free) for free in plan.free if free.before == index]
+        rows.append(_row(plan.steps[index], plan))
+    return rows
+
+
+def _free_row(free: Free) -> tuple[str, ...]:
+    return (free.name, "no step", f"@{_place(free.buffer)}", "", "", "", "", free.reason)
+
+
+def _place(buffer: Buffer) -> str:
+    return buffer.name if buffer.place == "variable" else f"{buffer.place}+{buffer.offset}"
 
 
 def _row(step: Step, plan: Plan) -> tuple[str, ...]:
     *reads, writes = step.buffers
     moved = sum(b.bytes for b in step.buffers)
     sources = " ".join(b.name for b in reads)
-    place = f"{writes.place}+{writes.offset}" if writes.place != "variable" else writes.name
     return (
         step.name,
         step.kernel.name,
-        f"{sources} -> {writes.name} @{place} {_dtype(writes.dtype)}".rstrip(),
+        f"{sources} -> {writes.name} @{_place(writes)} {_dtype(writes.dtype)}".rstrip(),
         f"{step.work} units",
         f"{moved:,} B",
         f"{step.flops:,} FLOP",

@@ -5,6 +5,7 @@ import pytest
 
 from convdsl.kernels.cpu import maps, nests
 from convdsl.ops.families import Reduction, operand
+from convdsl.plan.model import Images
 from convdsl.runtime.cpu import call
 
 
@@ -26,7 +27,7 @@ def error(recipe_of, shape, channel):
 
 @pytest.mark.parametrize("shape", [(128, 784, 16), (1, 50_176, 16), (3, 1_000, 8)])
 def test_means_in_blocks_of_channels(shape):
-    assert error(lambda family: maps.recipe(family, 16), shape, 2) < 6e-7
+    assert error(lambda family: maps.recipe(family, Images(), 16), shape, 2) < 6e-7
 
 
 def test_means_of_plain_feature_maps():

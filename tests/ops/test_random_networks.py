@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import positive_buffers, random_arrays, torch_forward
-from random_networks import Writer
+from random_networks import JoiningWriter, Writer
 
 import convdsl
 from convdsl.runtime.interpreter import evaluate
 
 
-def compare(seed, compiled):
-    writer = Writer(seed)
+def compare(seed, compiled, writing=Writer):
+    writer = writing(seed)
     text = writer.text()
     graph = convdsl.load_source(text).graph
     batch = writer.batch
@@ -97,6 +97,17 @@ def test_random_networks_in_the_interpreter(start):
 @pytest.mark.parametrize("seed", range(1000, 1015))
 def test_random_networks_compiled(seed):
     compare(seed, compiled=True)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1012))
+def test_random_networks_that_join_and_cut_compiled(seed):
+    compare(seed, compiled=True, writing=JoiningWriter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6000, 6150))
+def test_more_random_networks_that_join_and_cut_compiled(seed):
+    compare(seed, compiled=True, writing=JoiningWriter)
 
 
 @pytest.mark.slow

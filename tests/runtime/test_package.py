@@ -26,6 +26,15 @@ def test_a_package_computes_what_the_program_does(program, x, tmp_path):
     np.testing.assert_array_equal(package.load(tmp_path / "out")(x), program(x))
 
 
+def test_a_package_has_parts_of_maps_where_they_belong(tmp_path):
+    text = "net T { input 16@6x5\n a = conv 16@1x1\n b = conv 32@1x1\n concat(a, b) -> conv 7@1x1 }"
+    joined = convdsl.load_source(text).compile(batch=2)
+    assert any(b.image for step in joined.plan.steps for b in step.buffers)
+    x = np.random.default_rng(0).standard_normal((2, 16, 6, 5)).astype(np.float32)
+    package.write(joined, tmp_path / "joined")
+    np.testing.assert_array_equal(package.load(tmp_path / "joined")(x), joined(x))
+
+
 def test_packages_of_equal_code_keep_their_own_weights(x, tmp_path):
     net = convdsl.load("lenet")
     one, two = net.compile(batch=2, seed=1), net.compile(batch=2, seed=2)

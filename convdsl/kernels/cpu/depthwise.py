@@ -6,6 +6,7 @@ input consists of such convolutions of dy, as in a direct convolution.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from convdsl.kernels.cpu import lanewise
@@ -15,7 +16,7 @@ from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import sizes_of, triple
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
 PIXELS = 8
 """Pixels of a tile: enough multiply-adds under way to hide their latency."""
@@ -30,16 +31,16 @@ def fits(family: Convolution) -> bool:
     return has_parts(family)
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, images: Images) -> Recipe:
     """Pack the weights, pad the input, convolve; or pad x, sum over pixels."""
     if family.direction == "weight":
-        return _weight_gradient(family)
+        return _weight_gradient(family, images)
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
     parts = parts_of(family)
     for number, part in enumerate(parts):
         mark = str(number) if len(parts) > 1 else ""
-        _add(family, part, mark, calls, temporaries)
+        _add(family, part, images, mark, calls, temporaries)
     reason = f"depthwise, {family.x_lanes} channels at a time"
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
@@ -47,6 +48,7 @@ def recipe(family: Convolution) -> Recipe:
 def _add(
     original: Convolution,
     part: Part,
+    images: Images,
     mark: str,
     calls: list[Call],
     temporaries: list[tuple[str, int]],
@@ -67,11 +69,13 @@ def _add(
     calls.append(Call(_pack(lanes, mirrored), ("in1", packed), sizes, blocks, size))
     temporaries.append((packed, max(size, 1)))
     depth, height, width = s.D, s.H, s.W
+    apart = images.blocks(0, s.inputs * lanes) or blocks
     if s.taps and not s.inside:
         source = f"padded{mark}"
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
-        calls.append(pad_call(s, planes, lanes, "in0", source))
+        calls.append(pad_call(s, family.batch, blocks, apart, lanes, "in0", source))
         temporaries.append((source, planes * s.padded_pixels * lanes))
+        apart = blocks
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
     pixels = min(s.OW, PIXELS)
@@ -80,7 +84,9 @@ def _add(
             _kernel(pixels, s.OW % pixels, s.SW, step[2], family),
             (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
             (
-                *(family.batch, family.filters, blocks, depth, height, width),
+                *(family.batch, family.filters, blocks, apart),
+                images.blocks(RESULT, math.prod(full) * lanes) or blocks,
+                *(depth, height, width),
                 *(s.OD, s.OH, s.OW, s.KD, s.KH, s.KW, s.SD, s.SH, s.DD, s.DH, s.DW),
                 *(*full, *step[:2], *triple(part.first, 0)),
             ),
@@ -116,7 +122,7 @@ def _pack(lanes: int, mirrored: bool) -> Kernel:
 
 
 SIZES = (
-    *("N", "F", "FB", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
+    *("N", "F", "FB", "XB", "YB", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
     *("SD", "SH", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "TD", "TH", "first_z", "first_y", "first_x"),
 )
@@ -152,7 +158,7 @@ def _kernel(pixels: int, rest: int, stride: int, step: int, family: Convolution)
         [*pointers, ("y", "float32")],
         SIZES,
         body,
-        f"y[N, FB, OD, OH, OW, {lanes}] from x[N, FB, D, H, W, {lanes}]; a unit per row.",
+        f"y[N, YB, OD, OH, OW, {lanes}] from x[N, XB, D, H, W, {lanes}]; a unit per row.",
         ("contract",),
         lanes,
         _finish(family).function,
@@ -170,7 +176,7 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
 def _tile(pixels: int, stride: int, spread: int, family: Convolution) -> list[str]:
     """Statements that compute and store the pixels at column ox of a row."""
     lanes = family.x_lanes
-    start = "((plane * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
+    start = "(((n * XB + fb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
     lines = [f"s{p} = zero()" for p in range(pixels)]
     lines += [
         f"k = fb * KD * KH * KW * {lanes}",
@@ -187,24 +193,26 @@ def _tile(pixels: int, stride: int, spread: int, family: Convolution) -> list[st
     finish = _finish(family)
     lines += finish.before("n", "fb", "0")
     along = "ox" if spread == 1 else f"ox * {spread}"
-    lines.append(f"at = (plane * P + place + {along}) * {lanes}")
+    lines.append(f"at = ((n * YB + fb) * P + place + {along}) * {lanes}")
     for p in range(pixels):
         at, pixel = f"at + {p * spread * lanes}", f"place + {along} + {p * spread}"
         lines.append(f"store(y, {at}, {finish.value(f's{p}', 'n', 'fb', pixel, at, '0')})")
     return lines
 
 
-def _weight_gradient(family: Convolution) -> Recipe:
+def _weight_gradient(family: Convolution, images: Images) -> Recipe:
     """Pad x, sum over pixels; a unit of work is an element of the window for a block."""
     s, lanes = sizes_of(family.geometry), family.x_lanes
     blocks = -(-family.channels // lanes)
     calls, temporaries = [], []
     source, depth, height, width = "in0", s.D, s.H, s.W
+    apart = images.blocks(0, s.inputs * lanes) or blocks
     if not s.inside:
         source = "padded"
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
-        calls.append(pad_call(s, family.batch * blocks, lanes, "in0", source))
+        calls.append(pad_call(s, family.batch, blocks, apart, lanes, "in0", source))
         temporaries.append((source, family.batch * blocks * s.padded_pixels * lanes))
+        apart = blocks
     body = [
         "for unit in range(begin, end):",
         "    block = unit // (KD * KH * KW)",
@@ -214,12 +222,11 @@ def _weight_gradient(family: Convolution) -> Recipe:
         "    kx = k % KW",
         "    total = zero()",
         "    for n in range(N):",
-        "        plane = n * B + block",
         "        for row in range(OD * OH):",
         "            iz = row // OH * SD + kz * DD",
         "            iy = row % OH * SH + ky * DH",
-        f"            at = (((plane * D + iz) * H + iy) * W + kx * DW) * {lanes}",
-        f"            y = (plane * OD * OH + row) * OW * {lanes}",
+        f"            at = ((((n * XB + block) * D + iz) * H + iy) * W + kx * DW) * {lanes}",
+        f"            y = ((n * YB + block) * OD * OH + row) * OW * {lanes}",
         "            partial = zero()",
         "            for ox in range(OW):",
         "                partial = fma(load(x, at), load(dy, y), partial)",
@@ -233,16 +240,18 @@ def _weight_gradient(family: Convolution) -> Recipe:
         f"depthwise_weight_gradient_{lanes}",
         [("x", "float32"), ("dy", "float32"), ("dw", "float32")],
         [
-            *("N", "C", "B", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
+            *("N", "C", "XB", "YB", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
             *("SD", "SH", "SW", "DD", "DH", "DW"),
         ],
         body,
-        f"dw[C, 1, window] of x[N, B, D, H, W, {lanes}] · dy; a unit per block and element.",
+        f"dw[C, 1, window] of x[N, XB, D, H, W, {lanes}] · dy; a unit per block and element.",
         ("contract",),
         lanes,
     )
     sizes = (
-        *(family.batch, family.channels, blocks, depth, height, width),
+        *(family.batch, family.channels, apart),
+        images.blocks(1, s.outputs * lanes) or blocks,
+        *(depth, height, width),
         *(s.OD, s.OH, s.OW, s.KD, s.KH, s.KW, s.SD, s.SH, s.SW, s.DD, s.DH, s.DW),
     )
     work = blocks * s.taps

@@ -8,6 +8,7 @@ A gradient by the input consists of such convolutions itself, of dy with mirrore
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 
 from convdsl.kernels.cpu import lanewise
@@ -17,7 +18,7 @@ from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution, Geometry
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
 REGISTERS = {4: 16, 8: 16, 16: 32}
 """Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
@@ -96,7 +97,7 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
     return min(candidates, key=cost)
 
 
-def recipe(family: Convolution, threads: int, exact: bool = False) -> Recipe:
+def recipe(family: Convolution, images: Images, threads: int, exact: bool = False) -> Recipe:
     """Pack the weights (once, where they do not change), pad the input, convolve.
 
     With ``exact`` long sums are added up from shorter ones, which rounds less.
@@ -110,7 +111,7 @@ def recipe(family: Convolution, threads: int, exact: bool = False) -> Recipe:
         forward = replace(turned(family), geometry=part.geometry)
         if family.direction == "forward":
             forward = _flattened(forward)
-        reason = _add(forward, part, family, threads, exact, mark, calls, temporaries)
+        reason = _add(forward, part, family, images, threads, exact, mark, calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -118,6 +119,7 @@ def _add(
     family: Convolution,
     part: Part,
     original: Convolution,
+    images: Images,
     threads: int,
     exact: bool,
     mark: str,
@@ -156,12 +158,17 @@ def _add(
         )
     )
     depth, height, width = s.D, s.H, s.W
-    planes = family.batch * -(-family.channels // family.x_lanes)
+    channel_blocks = -(-family.channels // family.x_lanes)
+    apart = images.blocks(0, s.inputs * family.x_lanes) or channel_blocks
     if s.taps and not s.inside:
         source = f"padded{mark}"
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
-        calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
-        temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
+        calls.append(
+            pad_call(s, family.batch, channel_blocks, apart, family.x_lanes, "in0", source)
+        )
+        pixels = family.batch * channel_blocks * s.padded_pixels
+        temporaries.append((source, pixels * family.x_lanes))
+        apart = channel_blocks
     parts, filters_outermost = _division(family, s, tiles, threads)
     chunks = family.batch * parts
     span = max(1, SUMMED // (family.x_lanes * max(s.taps, 1)))
@@ -177,10 +184,11 @@ def _add(
             (
                 family.batch,
                 grouping.channels,
-                -(-family.channels // family.x_lanes),
+                apart,
                 -(-grouping.channels // family.x_lanes),
                 family.filters,
                 blocks,
+                images.blocks(RESULT, math.prod(full) * lanes) or blocks,
                 tiles,
                 tiles // grouping.count,
                 *(depth, height, width, s.OD, s.OH, s.OW, s.KD, s.KH, s.KW),
@@ -299,7 +307,7 @@ def pack_kernel(block: int, channels: int, mirrored: bool) -> Kernel:
 
 
 SIZES = (
-    *("N", "C", "XB", "CB", "F", "FB", "tiles", "each"),
+    *("N", "C", "XB", "CB", "F", "FB", "YB", "tiles", "each"),
     *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "SD", "SH", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "TD", "TH", "first_z", "first_y", "first_x"),
     *("parts", "chunks"),
@@ -344,7 +352,7 @@ def _kernel(
         [*pointers, ("y", "float32")],
         (*SIZES, *(["span"] if split else []), "by_filters", "by_chunks"),
         body,
-        f"y[N, FB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
+        f"y[N, YB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
         ("contract",),
         lanes,
         _finish(family).function,
@@ -372,7 +380,7 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool
     along = "ox" if spread == 1 else f"ox * {spread}"
 
     def result(v: int | str) -> str:
-        return f"((n * FB + fb + {v}) * P + place + {along}) * {lanes}"
+        return f"((n * YB + fb + {v}) * P + place + {along}) * {lanes}"
 
     finish = _finish(family)
     # Blocks of channels lie too far apart for hardware to foresee the next one, and what sums meet

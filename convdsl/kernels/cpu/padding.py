@@ -7,14 +7,17 @@ from convdsl.kernels.sizes import Sizes
 from convdsl.plan.model import Call, Kernel
 
 
-def pad_call(s: Sizes, planes: int, lanes: int, source: str, target: str) -> Call:
-    """The call that fills ``target`` from ``source``, planes of ``lanes`` channels each.
+def pad_call(
+    s: Sizes, batch: int, blocks: int, apart: int, lanes: int, source: str, target: str
+) -> Call:
+    """The call that fills ``target`` from ``source``: images of blocks of ``lanes`` channels each.
 
-    The target has as many rows and columns as windows reach.
+    The target has as many rows and columns as windows reach. Images of the source lie so many
+    blocks ``apart``.
     """
-    sizes = (s.D, s.H, s.W * lanes, s.PD, s.PH, s.PW * lanes)
+    sizes = (blocks, apart, s.D, s.H, s.W * lanes, s.PD, s.PH, s.PW * lanes)
     padded = (s.padded_depth, s.padded_height, s.padded_width * lanes)
-    work = planes * s.padded_depth
+    work = batch * blocks * s.padded_depth
     return Call(_KERNEL, (source, target), (*sizes, *padded), work, work * padded[1] * padded[2])
 
 
@@ -22,6 +25,7 @@ def _kernel() -> Kernel:
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // TD",
+        "    plane = plane // B * XB + plane % B",
         "    z = unit % TD - front",
         "    first = max(0, min(left, TW))",
         "    last = max(first, min(left + W, TW))",
@@ -43,10 +47,10 @@ def _kernel() -> Kernel:
     return kernel(
         "pad",
         [("x", "float32"), ("padded", "float32")],
-        ["D", "H", "W", "front", "top", "left", "TD", "TH", "TW"],
+        ["B", "XB", "D", "H", "W", "front", "top", "left", "TD", "TH", "TW"],
         body,
-        "padded[planes, TD, TH, TW] from x[planes, D, H, W], zeros around it; "
-        "a unit per plane and depth.",
+        "padded[N, B, TD, TH, TW] from x[N, XB, D, H, W], zeros around it; "
+        "a unit per block and depth.",
     )
 
 

@@ -10,12 +10,14 @@ from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Pooling, PoolingGradient
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
 SIZES = (
     *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
 )
+IMAGES = ("B", "XB", "YB")
+"""Blocks of channels, and how many of them images of x and y lie apart."""
 LIMITS = ("low_z", "low_y", "low_x", "high_z", "high_y", "high_x")
 UNROLLED = 27
 """Elements up to which a window is written out; a larger one is a loop."""
@@ -33,7 +35,7 @@ def fits(family: Pooling | PoolingGradient) -> bool:
     return family.lanes > 1
 
 
-def recipe(family: Pooling | PoolingGradient) -> Recipe:
+def recipe(family: Pooling | PoolingGradient, images: Images) -> Recipe:
     """One call; a unit of work is a row of the result."""
     s = sizes_of(family.geometry)
     sizes = tuple(getattr(s, name) for name in SIZES)
@@ -52,6 +54,11 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
     else:
         window = (s.KD, s.KH, s.KW) if s.taps <= UNROLLED else None
         made = _kernel(family.mode, family.lanes, window)
+        apart = (
+            images.blocks(0, s.inputs * family.lanes) or family.planes,
+            images.blocks(RESULT, s.outputs * family.lanes) or family.planes,
+        )
+        sizes += (family.planes, *apart)
         work = planes * s.OD * s.OH
     operands = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
     call = Call(made, operands, sizes, work, planes * s.outputs * s.taps)
@@ -67,9 +74,12 @@ def _kernel(mode: str, lanes: int, window: Window | None) -> Kernel:
 
     body = [
         "for unit in range(begin, end):",
-        "    plane = unit // (OD * OH)",
+        "    n = unit // (OD * OH) // B",
+        "    block = unit // (OD * OH) % B",
+        "    plane = n * XB + block",
         "    z = unit // OH % OD * SD - PD",
         "    y0 = unit % OH * SH - PH",
+        "    target = (n * YB + block) * OD * OH + unit % (OD * OH)",
         f"    first_z = {first('D', 'z')}",
         f"    last_z = {last('D', 'D', 'z')}",
         f"    first_y = {first('H', 'y0')}",
@@ -93,14 +103,14 @@ def _kernel(mode: str, lanes: int, window: Window | None) -> Kernel:
     else:
         body += _indent(2, general)
     result = "winner" if mode == "winner" else "total"
-    body.append(f"        store(y, (unit * OW + ox) * {lanes}, {result})")
+    body.append(f"        store(y, (target * OW + ox) * {lanes}, {result})")
     shape = "x".join(map(str, window)) if window else "any"
     return kernel(
         f"{mode}_pool_{lanes}_{shape}",
         [("x", "float32"), ("y", "float32")],
-        (*SIZES, *LIMITS) if mode == "mean" else SIZES,
+        (*SIZES, *(LIMITS if mode == "mean" else ()), *IMAGES),
         body,
-        f"y[planes, OD, OH, OW, {lanes}] from x[planes, D, H, W, {lanes}]; a unit per row.",
+        f"y[N, YB, OD, OH, OW, {lanes}] from x[N, XB, D, H, W, {lanes}]; a unit per row.",
         lanes=lanes,
     )
 

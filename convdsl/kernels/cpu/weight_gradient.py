@@ -15,7 +15,7 @@ from convdsl.kernels.cpu.padding import pad_call
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import Call, Images, Kernel, Recipe
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _tile_of(family: Convolution, extent: int) -> _Tile:
     )
 
 
-def recipe(family: Convolution, threads: int) -> Recipe:
+def recipe(family: Convolution, images: Images, threads: int) -> Recipe:
     """Pad x, sum, put the sums where the weights are."""
     s = sizes_of(family.geometry)
     plain = family.x_lanes == 1
@@ -80,16 +80,19 @@ def recipe(family: Convolution, threads: int) -> Recipe:
     sums = splits * units * each
     calls, temporaries = [], [("sums", sums)]
     source, depth, height, width = "in0", s.D, s.H, s.W
+    held = channel_blocks * family.groups
+    apart = images.blocks(0, s.inputs * family.x_lanes) or held
     if not s.inside:
-        planes = family.batch * -(-family.channels // family.x_lanes)
         source, depth, height, width = (
             "padded",
             s.padded_depth,
             s.padded_height,
             s.padded_width,
         )
-        calls.append(pad_call(s, planes, family.x_lanes, "in0", source))
-        temporaries.append((source, planes * s.padded_pixels * family.x_lanes))
+        calls.append(pad_call(s, family.batch, held, apart, family.x_lanes, "in0", source))
+        pixels = family.batch * held * s.padded_pixels
+        temporaries.append((source, pixels * family.x_lanes))
+        apart = held
     row_bytes = 4 * (width * s.SH * family.x_lanes + s.OW * wide)
     chunk = max(1, min(s.OD * s.OH, NEAR // row_bytes))
     calls.append(
@@ -97,7 +100,8 @@ def recipe(family: Convolution, threads: int) -> Recipe:
             _kernel(tile, s.SW, family, columns * tile.sources > across and plain),
             (source, "in1", "sums"),
             (
-                *(family.batch, channel_blocks * family.groups, channel_blocks, blocks),
+                *(family.batch, apart, channel_blocks, blocks),
+                images.blocks(1, s.outputs * lanes) or blocks,
                 tiles // family.groups,
                 *(depth, height, width, s.OD, s.OH, s.OW, s.KD, rows, columns, across, s.KW),
                 *(s.SD, s.SH, s.DD, s.DH, s.DW, chunk, units, splits),
@@ -125,7 +129,7 @@ def recipe(family: Convolution, threads: int) -> Recipe:
 
 
 SIZES = (
-    *("N", "XB", "CB", "FB", "tiles", "D", "H", "W", "OD", "OH", "OW"),
+    *("N", "XB", "CB", "FB", "YB", "tiles", "D", "H", "W", "OD", "OH", "OW"),
     *("KD", "KH", "columns", "across", "KW"),
     *("SD", "SH", "DD", "DH", "DW", "rows", "units", "splits"),
 )
@@ -178,7 +182,7 @@ def _kernel(tile: _Tile, stride: int, family: Convolution, ragged: bool) -> Kern
         "                            oz = row // OH",
         "                            oy = row % OH",
         f"                            at = ({start}{column}){scaled}{first}",
-        *_indent(7, [f"y{v} = ((n * FB + f{v}) * P + row * OW) * {lanes}" for v in vectors]),
+        *_indent(7, [f"y{v} = ((n * YB + f{v}) * P + row * OW) * {lanes}" for v in vectors]),
         "                            for ox in range(OW):",
         *_indent(8, step),
         *_indent(6, [f"store(sums, k + {q * wide + v * lanes}, s{q}_{v})" for q, v in sums]),

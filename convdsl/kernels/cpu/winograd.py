@@ -24,7 +24,7 @@ from convdsl.kernels.winograd import (
     transformed_weights,
 )
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
 GROUP = 56
 """Tiles of a group: their products read every weight once."""
@@ -90,7 +90,7 @@ def form_of(family: Convolution, threads: int) -> Form | None:
     return best if best and times[best] < direct else None
 
 
-def recipe(family: Convolution, form: Form, threads: int) -> Recipe:
+def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Recipe:
     """Transform the weights (once, where they do not change), then everything group by group."""
     mirrored = family.direction == "input"
     family = as_forward(family)
@@ -122,6 +122,8 @@ def recipe(family: Convolution, form: Form, threads: int) -> Recipe:
         ("in0", "transformed", "scratch", *(f"in{k}" for k in range(2, count)), "out"),
         (
             *(family.batch, family.channels, channel_blocks, family.filters, blocks),
+            images.blocks(0, s.inputs * family.x_lanes) or channel_blocks,
+            images.blocks(RESULT, s.outputs * lanes) or blocks,
             *(s.H, s.W, s.OH, s.OW, s.PH, s.PW),
             *(division.tiles, division.group, held, inputs, scratch),
             *(filter_tiles, division.cuts),
@@ -177,7 +179,7 @@ def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel
     )
 
 
-SIZES = ("N", "C", "CB", "F", "FB", "H", "W", "OH", "OW", "PH", "PW")
+SIZES = ("N", "C", "CB", "F", "FB", "XB", "YB", "H", "W", "OH", "OW", "PH", "PW")
 GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
 
 
@@ -223,7 +225,7 @@ def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
         [*pointers, ("y", "float32")],
         (*SIZES, *GROUPS),
         body,
-        f"y[N, FB, OH, OW, {lanes}] from x[N, CB, H, W, {family.x_lanes}]; "
+        f"y[N, YB, OH, OW, {lanes}] from x[N, XB, H, W, {family.x_lanes}]; "
         "a unit per group of tiles and cut of the filters.",
         ("contract",),
         lanes,
@@ -244,7 +246,7 @@ def _transform_input(form: Form, channels: int, lanes: int) -> list[str]:
     lines = [
         f"for j in range({reach}):",
         "    inside = x0 + j >= 0 and x0 + j < W",
-        f"    at = (((n * CB + cb) * H + y0) * W + x0 + j) * {channels} + first_lane",
+        f"    at = (((n * XB + cb) * H + y0) * W + x0 + j) * {channels} + first_lane",
     ]
     for i in range(reach):
         test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
@@ -316,6 +318,6 @@ def _transform_output(form: Form, tile: Tile, finish: lanewise.Finish, lanes: in
         ),
         *_indent(2, transformed_back([f"d{j}" for j in range(reach)], side)),
         "        pixel = (y0 + i) * OW + x0",
-        f"        at = ((n * FB + fb) * P + pixel) * {lanes}",
+        f"        at = ((n * YB + fb) * P + pixel) * {lanes}",
         *_indent(2, results),
     ]

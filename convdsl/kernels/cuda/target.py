@@ -69,6 +69,10 @@ class CudaTarget:
         nest = family.nest()
         return self._narrow(family, (*(dtype for _, dtype in nest.inputs), nest.result))
 
+    def takes_part(self, family: Family, operand: int, batch: int) -> bool:
+        """Never: kernels want feature maps to begin at multiples of 16 bytes."""
+        return False
+
     def _narrow(self, family: Family, dtypes: tuple[str, ...]) -> Recipe:
         """On operands of such types, which generators that do not care take for float32."""
         match family:

@@ -99,6 +99,15 @@ class Table:
     values: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Where in every one of so many equal rows of an array others have their rows."""
+
+    rows: int
+    starts: tuple[int, ...]
+    """Elements from the beginning of a row."""
+
+
 Storage = Literal["narrow", "exact", "as read"]
 """In 16 bits, in its own type, or in 16 bits where a map that it is made from is."""
 
@@ -114,6 +123,16 @@ class Family:
     def in_place(self) -> tuple[int, ...]:
         """The inputs whose buffer the result may take over."""
         return ()
+
+    @property
+    def joined(self) -> Runs | None:
+        """Where its inputs are in the result, where that is nothing but them, row by row."""
+        return None
+
+    @property
+    def taken(self) -> Runs | None:
+        """Where the result is in its input, where it is nothing but a run of every row of that."""
+        return None
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from convdsl.graph.types import Shape
 from convdsl.ops.expressions import (
@@ -15,6 +16,7 @@ from convdsl.ops.families.base import (
     Axis,
     Family,
     Nest,
+    Runs,
     SizeNames,
     Storage,
     Table,
@@ -38,6 +40,14 @@ class Along(Family):
     inner: int
     source: tuple[tuple[int, ...], ...]
     weight: tuple[tuple[float, ...], ...]
+
+    @property
+    def taken(self) -> Runs | None:
+        first = self.source[0][0]
+        for row, (sources, weights) in enumerate(zip(self.source, self.weight, strict=True)):
+            if sources != (first + row,) or weights != (1.0,):
+                return None
+        return Runs(self.outer, (first * self.inner,))
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -73,6 +83,11 @@ class Join(Family):
     outer: int
     parts: tuple[int, ...]
     inner: int
+
+    @property
+    def joined(self) -> Runs | None:
+        starts = accumulate(self.parts[:-1], initial=0)
+        return Runs(self.outer, tuple(start * self.inner for start in starts))
 
     def nest(self) -> Nest:
         size = SizeNames()
