@@ -178,7 +178,8 @@ def _lower(
     if output is None or output.dtype != dtype:
         output = p.new(node.name, p.elements(node.output), dtype)
         output.constant = constant
-    recipe = _recipe(p, family, (*(s.dtype for s in inputs), dtype))
+    constants = tuple(s.constant for s in inputs)
+    recipe = _recipe(p, family, (*(s.dtype for s in inputs), dtype), constants)
     p.keep(node.output, output)
     named = {f"in{k}": s for k, s in enumerate(inputs)} | {"out": output}
     for name, elements, *types in recipe.temporaries:
@@ -192,10 +193,12 @@ def _lower(
         (p.prepare if fixed else p.steps).append(_Draft(node, call, storages, recipe.reason))
 
 
-def _recipe(p: _Planner, family: Family, dtypes: tuple[str, ...]) -> Recipe:
+def _recipe(
+    p: _Planner, family: Family, dtypes: tuple[str, ...], constants: tuple[bool, ...]
+) -> Recipe:
     """How the target computes a family on operands of such types; equal ones share it."""
-    if p.target.storage in dtypes and p.target.storage != "float32":
-        family = Stored(family, dtypes)
+    if p.target.storage != "float32" and (p.target.storage in dtypes or any(constants)):
+        family = Stored(family, dtypes, constants)
     if family not in p.recipes:
         p.recipes[family] = p.target.recipe(family)
     return p.recipes[family]
