@@ -40,29 +40,35 @@ def element(nest: Nest, position: str) -> list[str]:
     return lines
 
 
+def joined(nest: Nest, value: str, mark: str = "") -> list[str]:
+    """Statements that bring a value into the total, and the winner, of that mark."""
+    total, winner = f"total{mark}", f"winner{mark}"
+    if nest.reducer == "sum":
+        return [f"{total} += {value}"]
+    if nest.reducer == "maximum":
+        return [f"if {value} > {total} or {value} != {value}:", f"{INDENT}{total} = {value}"]
+    assert nest.tag is not None
+    nan = f"({value} != {value} and {total} == {total})"
+    return [
+        f"if {winner} < 0 or {value} > {total} or {nan}:",
+        f"{INDENT}{total} = {value}",
+        f"{INDENT}{winner} = {bare(nest.tag)}",
+    ]
+
+
 def _accumulate(nest: Nest) -> list[str]:
     # What falls outside the input adds nothing, so it is skipped, not computed.
-    condition, value = _guarded(nest.element)
-    lines: list[str]
+    condition, value = guarded(nest.element)
     if nest.reducer == "sum":
-        lines = [f"total += {bare(value)}"]
+        lines = joined(nest, bare(value))
     else:
-        lines = [f"value = {bare(value)}"]
-        if nest.reducer == "maximum":
-            lines += ["if value > total or value != value:", f"{INDENT}total = value"]
-        else:
-            assert nest.tag is not None
-            lines += [
-                "if winner < 0 or value > total or (value != value and total == total):",
-                f"{INDENT}total = value",
-                f"{INDENT}winner = {bare(nest.tag)}",
-            ]
+        lines = [f"value = {bare(value)}", *joined(nest, "value")]
     if condition is None:
         return lines
     return [f"if {bare(condition)}:", *(INDENT + line for line in lines)]
 
 
-def _guarded(expression: Expr) -> tuple[Expr | None, Expr]:
+def guarded(expression: Expr) -> tuple[Expr | None, Expr]:
     """Split ``select(condition, value, nothing)``: padding is neutral for every reduction."""
     if isinstance(expression, Apply) and expression.function == "select":
         condition, value, other = expression.arguments

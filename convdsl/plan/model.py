@@ -69,7 +69,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Stored(Family):
-    """A family some of whose feature maps lie in memory in 16 bits.
+    """A family whose operands a target that stores in 16 bits may keep so.
 
     Kernels compute in float32: what they read is exact, what they store is rounded.
     """
@@ -77,6 +77,9 @@ class Stored(Family):
     family: Family
     dtypes: tuple[str, ...]
     """The element types of the inputs, the tables among them, and last of the result."""
+    constant: tuple[bool, ...] = ()
+    """Whether an input depends on parameters alone, and these do not change; no word of any means
+    that none does."""
 
     def nest(self) -> Nest:
         return self.family.nest()

@@ -278,11 +278,12 @@ def _compute(
 def _recipe(p: _Planner, family: Family, inputs: Sequence[Storage], output: Storage) -> Recipe:
     """How the target computes a family on operands that lie so; equal ones share it."""
     dtypes = (*(s.dtype for s in inputs), output.dtype)
+    constants = tuple(s.constant for s in inputs)
     images = (*(s.image for s in inputs), output.image)
     if any(images):
         family = Placed(family, p.batch, Images(images))
-    if p.target.storage in dtypes and p.target.storage != "float32":
-        family = Stored(family, dtypes)
+    if p.target.storage != "float32" and (p.target.storage in dtypes or any(constants)):
+        family = Stored(family, dtypes, constants)
     if family not in p.recipes:
         p.recipes[family] = p.target.recipe(family)
     return p.recipes[family]

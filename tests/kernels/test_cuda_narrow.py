@@ -21,6 +21,7 @@ from convdsl.kernels.cuda import product, tiles
 from convdsl.kernels.cuda.narrow import convolution, weight_gradient
 from convdsl.kernels.cuda.target import CudaTarget
 from convdsl.ops.families.windows import COUNTS
+from convdsl.passes import SGD
 from convdsl.plan import plan
 from convdsl.runtime.interpreter import evaluate
 
@@ -171,3 +172,21 @@ def test_places_of_maxima_that_16_bits_cannot_count_stay_float32():
 def test_weights_are_rounded_once_for_inference():
     found = planned("net T { input 8@8x8; conv 16@3x3 -> conv 8@1 }")
     assert [step.buffers[-1].dtype for step in found.prepare] == ["bfloat16"] * 2
+
+
+@pytest.mark.parametrize(("channels", "name"), [(16, "_by_8"), (12, "_by_4"), (7, "")])
+def test_weights_of_a_few_rows_are_rounded_once_where_they_do_not_change(channels, name):
+    text = f"net T {{ input {channels}@3x1; tanh -> dense 5 -> tanh -> dense 3 }}"
+    found = planned(text)
+    assert f"product_walked_2{name}" in {kernel.name for kernel in found.kernels}
+    rounded = [step.buffers[-1].dtype for step in found.prepare]
+    assert rounded == (["bfloat16"] if name else [])
+    for precision, batch in (("bf16", 1), ("fp16", 8)):
+        check_network(convdsl.load_source(text).graph, batch, precision, 0, text)
+
+
+def test_weights_that_change_are_read_as_they_are():
+    graph = convdsl.load_source("net T { input 16@3x1; dense 8 -> tanh -> dense 3 }").graph
+    target = CudaTarget("bf16")
+    found = plan(lower(graph, "cross_entropy", SGD()), 2, target)
+    assert "rounded" not in {kernel.name for kernel in found.kernels}

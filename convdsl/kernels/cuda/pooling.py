@@ -1,18 +1,23 @@
 """Pooling on the GPU: gradients by a thread to an input, which looks at the windows that hold it.
 
 A mean over whole planes is a reduction. Other pooling is its loop nest: a thread to a result, for
-neighbouring threads' windows overlap in the cache.
+neighbouring threads' windows overlap in the cache. In blocks of channels a thread has four lanes,
+which share everything but the values.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from convdsl.kernels.cuda import nests, reductions
-from convdsl.kernels.cuda.frame import blocks, decode, indent, kernel, used
+from convdsl.kernels.cuda.frame import blocks, decode, indent, kernel, over, used
+from convdsl.kernels.cuda.narrow.results import Blocks
+from convdsl.kernels.cuda.results import QUAD
+from convdsl.kernels.nests import START, guarded, joined
 from convdsl.kernels.sizes import sizes_of, triple
-from convdsl.ops.expressions import Symbol, bare
+from convdsl.ops.expressions import Load, Symbol, bare, substitute
 from convdsl.ops.families import Axis, Geometry, Pooling, PoolingGradient, Reduction, operand
 from convdsl.plan.model import Call, Recipe
 
@@ -30,7 +35,62 @@ def recipe(family: Pooling | PoolingGradient) -> Recipe:
     if family.mode == "mean" and _whole(g) and not any(family.after):
         planes = family.batch * family.planes
         return reductions.recipe(_mean(planes, math.prod(g.input), family.lanes))
-    return nests.recipe(family)
+    return _by_lanes(family) if family.lanes > 1 else nests.recipe(family)
+
+
+def _by_lanes(family: Pooling) -> Recipe:
+    """The loop nest, four lanes to a thread."""
+    nest = family.nest()
+    condition, value = guarded(nest.element)
+    assert nest.reducer is not None
+    assert condition is not None
+    assert isinstance(value, Load)
+    names = [f"value{q}" for q in range(QUAD)]
+    inner = [f"{', '.join(names)} = load4(x, {bare(value.index)})"]
+    lines = []
+    for q, name in enumerate(names):
+        inner += joined(nest, name, str(q))
+        lines.append(f"total{q} = {START[nest.reducer]}")
+        lines += [f"winner{q} = -1"] * (family.mode == "winner")
+    depth = 0
+    for axis in nest.reduced:
+        lines.append("    " * depth + f"for {axis.index} in range({axis.size}):")
+        depth += 1
+    lines += indent(depth, [f"if {bare(condition)}:", *indent(1, inner)])
+    results = [
+        f"float32(winner{q})"
+        if family.mode == "winner"
+        else bare(substitute(nest.finish, {Symbol("total"): Symbol(f"total{q}")}))
+        for q in range(QUAD)
+    ]
+    body = [
+        f"at = int64(cuda.grid(1)) * {QUAD}",
+        "if at < size:",
+        *indent(1, _position(nest.axes, family.lanes)),
+        *indent(1, lines),
+        f"    store4(y, at, {', '.join(results)})",
+    ]
+    named = {"size": nest.points, **dict(nest.sizes)}
+    made = kernel(
+        f"{nest.name}_of_{family.lanes}_lanes",
+        [("x", "float32"), ("y", "float32")],
+        used(named, body),
+        body,
+        f"{nest.name.replace('_', ' ')}: {QUAD} lanes of {family.lanes} to a thread.",
+    )
+    given = tuple(named[name] for name in made.sizes)
+    cost = nest.points * math.prod(family.geometry.window)
+    call = Call(made, ("in0", "out"), given, blocks(nest.points // QUAD), cost)
+    return Recipe((call,), reason=f"loop nest, {QUAD} lanes a thread")
+
+
+def _position(axes: Sequence[Axis], lanes: int) -> list[str]:
+    """Statements that recover the axes' indices, of which the lane is the last."""
+    return [
+        f"place = {over('at', str(lanes))}",
+        *decode(axes[:-1], "place"),
+        f"{axes[-1].index} = at & {lanes - 1}",
+    ]
 
 
 def _whole(g: Geometry) -> bool:
@@ -52,30 +112,38 @@ def _fits(family: PoolingGradient) -> bool:
 
 def _gradient(family: PoolingGradient) -> Recipe:
     s = sizes_of(family.geometry)
-    axes = [("n", "N"), ("p", "planes"), ("z", "D"), ("y_", "H"), ("x", "W")]
+    axes = [Axis("n", "N"), Axis("p", "planes"), Axis("z", "D"), Axis("y_", "H"), Axis("x", "W")]
     place = "(((n * planes + p) * OD + oz) * OH + oy) * OW + ox"
-    if family.lanes > 1:
-        axes.append(("lane", str(family.lanes)))
+    width = QUAD if family.lanes > 1 else 1
+    if width > 1:
         place = f"({place}) * {family.lanes} + lane"
-    lines = decode([Axis(*axis) for axis in axes], "at")
+        lines = _position([*axes, Axis("lane", "")], family.lanes)
+    else:
+        lines = decode(axes, "at")
     letters = ("D", "H", "W")
     for here, o, a in zip(("z", "y_", "x"), ("oz", "oy", "ox"), letters, strict=True):
         lines += [
             f"{o}_first = quotient(max({here} + P{a} - K{a} + S{a}, 0), S{a})",
             f"{o}_end = min(quotient({here} + P{a}, S{a}) + 1, O{a})",
         ]
-    lines.append("total = float32(0.0)")
+    totals = [f"total{q}" for q in range(width)]
+    lines += [f"{total} = float32(0.0)" for total in totals]
     depth = 0
     for o in ("oz", "oy", "ox"):
         lines.append("    " * depth + f"for {o} in range({o}_first, {o}_end):")
         depth += 1
-    inner = [f"place = {place}"]
+    inner = [f"from_ = {place}"]
+    numbers, errors = ["winner[from_]"], ["dy[from_]"]
+    if width > 1:
+        errors = [f"error{q}" for q in range(width)]
+        inner.append(f"{', '.join(errors)} = load4(dy, from_)")
     if family.mode == "maximum":
-        inner += [
-            "tap = ((z + PD - oz * SD) * KH + y_ + PH - oy * SH) * KW + x + PW - ox * SW",
-            "if winner[place] == float32(tap):",
-            "    total += dy[place]",
-        ]
+        inner.append("tap = ((z + PD - oz * SD) * KH + y_ + PH - oy * SH) * KW + x + PW - ox * SW")
+        if width > 1:
+            numbers = [f"number{q}" for q in range(width)]
+            inner.append(f"{', '.join(numbers)} = load4(winner, from_)")
+        for total, number, error in zip(totals, numbers, errors, strict=True):
+            inner += [f"if {number} == float32(tap):", f"    {total} += {error}"]
     else:
         for o, a in zip(("oz", "oy", "ox"), letters, strict=True):
             low, high = (f"-P{a}", f"{a} + A{a}") if family.count_pad else ("0", a)
@@ -83,10 +151,13 @@ def _gradient(family: PoolingGradient) -> Recipe:
                 f"{o}_start = {o} * S{a} - P{a}",
                 f"{o}_count = min({o}_start + K{a}, {high}) - max({o}_start, {low})",
             ]
-        inner.append("total += dy[place] / float32(oz_count * oy_count * ox_count)")
+        divisor = "float32(oz_count * oy_count * ox_count)"
+        pairs = zip(totals, errors, strict=True)
+        inner += [f"{total} += {error} / {divisor}" for total, error in pairs]
     lines += indent(depth, inner)
-    lines += _finished(family)
-    body = ["at = int64(cuda.grid(1))", "if at < size:", *indent(1, lines)]
+    lines += _finished_lanes(family, totals) if width > 1 else _finished(family)
+    step = f" * {width}" if width > 1 else ""
+    body = [f"at = int64(cuda.grid(1)){step}", "if at < size:", *indent(1, lines)]
     winner = [("winner", "float32")] if family.mode == "maximum" else []
     more = family.epilogue.operands if family.epilogue else ()
     made = kernel(
@@ -105,21 +176,28 @@ def _gradient(family: PoolingGradient) -> Recipe:
     operands = (*(f"in{k}" for k in range(len(made.pointers) - 1)), "out")
     values = tuple(named[name] for name in made.sizes)
     reason = "a thread an input, over the windows that hold it"
-    return Recipe((Call(made, operands, values, blocks(size), size * s.taps),), reason=reason)
+    call = Call(made, operands, values, blocks(size // width), size * s.taps)
+    return Recipe((call,), reason=reason)
 
 
 def _finished(family: PoolingGradient) -> list[str]:
-    """Statements that store a ``total``, finished."""
+    """Statements that store ``total0``, finished."""
     if family.epilogue is None:
-        return ["y[at] = total"]
+        return ["y[at] = total0"]
     axes = [("n", "N"), ("p", "planes"), ("pixel", "pixels")]
-    if family.lanes > 1:
-        axes.append(("lane", str(family.lanes)))
     indices, sizes = ([Symbol(axis[k], "int64") for axis in axes] for k in range(2))
-    epilogue = family.epilogue.flattened(trailing=int(family.lanes > 1))
-    value = bare(epilogue.apply(Symbol("total"), indices, sizes))
+    value = bare(family.epilogue.flattened().apply(Symbol("total0"), indices, sizes))
     return [
         "pixel = (z * H + y_) * W + x",
         "pixels = D * H * W",
         f"y[at] = float32({value})",
     ]
+
+
+def _finished_lanes(family: PoolingGradient, totals: Sequence[str]) -> list[str]:
+    """Statements that store totals of neighbouring lanes, finished."""
+    epilogue = family.epilogue.flattened(trailing=1) if family.epilogue else None
+    loads, values = Blocks(family.lanes, epilogue=epilogue).finished(totals)
+    place = ["image = n", "block = p", "pixel = (z * H + y_) * W + x"]
+    sizes = ["YB = planes", "YP = D * H * W"]
+    return [*(place + sizes if loads else []), *loads, f"store4(y, at, {', '.join(values)})"]

@@ -1,16 +1,20 @@
 """Matrix products on the GPU, however the factors are stored.
 
 With few rows (a dense layer's single image) the weights are read once and nothing else matters:
-threads of a warp walk along the sums and add up in the end. Otherwise a block computes a tile.
+threads of a warp walk along the sums and add up in the end. In bf16 and fp16 weights that do not
+change are rounded once, which halves what is read. Otherwise a block computes a tile.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.frame import EVERY, WARP, indent, kernel, used
 from convdsl.kernels.cuda.narrow import slices
+from convdsl.kernels.cuda.narrow.operands import rounding
 from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
-from convdsl.kernels.cuda.tiles import Tile, choose, tiles_for
+from convdsl.kernels.cuda.tiles import NARROW, Tile, choose, tiles_for
 from convdsl.ops.families import Epilogue, Product
 from convdsl.plan.model import Call, Kernel, Recipe
 
@@ -25,9 +29,29 @@ SIZES = (*gemm.SIZES, "rows", "columns", "inner_size", "size", "N", "F", "P")
 
 def recipe(product: Product, precision: str = "fp32") -> Recipe:
     """The kernel for the product's shape and the way its factors are stored."""
-    if product.rows <= FEW and product.transpose_b and not product.transpose_a:
-        return _walked(product)
-    return _tiled(product, precision)
+    return _walked(product) if _few(product) else _tiled(product, precision)
+
+
+def fits_rounded(product: Product) -> bool:
+    """Whether weights that are rounded once would be read once, by whole accesses."""
+    return _few(product) and product.inner % QUAD == 0
+
+
+def rounded(product: Product, precision: str) -> Recipe:
+    """Weights rounded to 16 bits, which is done once where they do not change, then read."""
+    wanted, size = NARROW[precision], product.columns * product.inner
+    walked = _walked(product, wanted)
+    (call,) = walked.calls
+    first, _, *others = call.operands
+    calls = (
+        rounding(size, "float32", wanted, "in1", "rounded"),
+        replace(call, operands=(first, "rounded", *others)),
+    )
+    return Recipe(calls, (("rounded", size, wanted),), f"rounded to {precision}, {walked.reason}")
+
+
+def _few(product: Product) -> bool:
+    return product.rows <= FEW and product.transpose_b and not product.transpose_a
 
 
 def _result(product: Product, width: int) -> Result:
@@ -138,21 +162,18 @@ def _kernel(product: Product, tile: Tile, result: Result, partial: bool) -> Kern
     )
 
 
-def _walked(product: Product) -> Recipe:
+def _walked(product: Product, weights: str = "float32") -> Recipe:
+    """A block per column; ``weights`` is the element type of b."""
     width = 1 if product.inner % QUAD else QUAD
+    # Sixteen bytes of weights at a time, by one access of float32 or two of 16 bits.
+    fours = 2 if weights != "float32" and product.inner % (2 * QUAD) == 0 else 1
     rows = range(product.rows)
     result = _result(product, 1)
-    read = [f"b{k}" for k in range(width)]
-    step = [f"{', '.join(read)} = load4(b, at + k)"] if width > 1 else ["b0 = b[at + k]"]
+    step = _taken("b", "b", "at + k", width, fours)
     for row in rows:
-        place = f"a, {row} * inner_size + k"
-        names = [f"a{k}" for k in range(width)]
-        step.append(
-            f"{', '.join(names)} = load4({place})"
-            if width > 1
-            else f"a0 = a[{row} * inner_size + k]"
-        )
-        step += [f"total{row} += {x} * {w}" for x, w in zip(names, read, strict=True)]
+        step += _taken(f"a{row}_", "a", f"{row} * inner_size + k", width, fours)
+        step += [f"total{row} += a{row}_{k} * b{k}" for k in range(width * fours)]
+    width *= fours
     body = [
         f"shared = shared_floats({len(rows) * WALKERS // WARP})",
         "thread = int64(cuda.threadIdx.x)",
@@ -178,8 +199,8 @@ def _walked(product: Product) -> Recipe:
     loads, values = result.finished(["total"], "", "at")
     body += indent(1, [*loads, f"y[at] = {values[0]}"])
     made = kernel(
-        f"product_walked_{len(rows)}" + ("_by_4" if width > 1 else ""),
-        [("a", "float32"), ("b", "float32"), *result.pointers, ("y", "float32")],
+        f"product_walked_{len(rows)}" + (f"_by_{width}" if width > 1 else ""),
+        [("a", "float32"), ("b", weights), *result.pointers, ("y", "float32")],
         used(SIZES, body),
         body,
         "y[rows, columns] = a · bᵀ; a block per column.",
@@ -191,3 +212,14 @@ def _walked(product: Product) -> Recipe:
     operands = ("in0", "in1", *_operands(product), "out")
     call = Call(made, operands, values_of, product.columns, cost)
     return Recipe((call,), reason=f"weights read once, {WALKERS} threads along a column's sums")
+
+
+def _taken(name: str, source: str, place: str, width: int, times: int) -> list[str]:
+    """Statements that load neighbours into variables of that name and their number."""
+    if width == 1:
+        return [f"{name}0 = {source}[{place}]"]
+    lines = []
+    for first in range(0, width * times, width):
+        names = ", ".join(f"{name}{first + k}" for k in range(width))
+        lines.append(f"{names} = load{width}({source}, {place}{f' + {first}' if first else ''})")
+    return lines

@@ -65,7 +65,8 @@ class CudaTarget:
         if self.precision not in NARROW:
             return self._plain(family)
         if isinstance(family, Stored):
-            return stored(self._narrow(family.family, family.dtypes), family.dtypes)
+            recipe = self._narrow(family.family, family.dtypes, family.constant)
+            return stored(recipe, family.dtypes)
         nest = family.nest()
         return self._narrow(family, (*(dtype for _, dtype in nest.inputs), nest.result))
 
@@ -73,9 +74,13 @@ class CudaTarget:
         """Never: kernels want feature maps to begin at multiples of 16 bytes."""
         return False
 
-    def _narrow(self, family: Family, dtypes: tuple[str, ...]) -> Recipe:
+    def _narrow(
+        self, family: Family, dtypes: tuple[str, ...], constant: tuple[bool, ...] = ()
+    ) -> Recipe:
         """On operands of such types, which generators that do not care take for float32."""
         match family:
+            case Product() if product.fits_rounded(family) and constant[1:2] == (True,):
+                return product.rounded(family, self.precision)
             case Convolution() if narrow_convolution.fits(family):
                 return narrow_convolution.recipe(family, self.precision, dtypes)
             case Convolution() if narrow_weight_gradient.fits(family):

@@ -87,11 +87,12 @@ def in_blocks(
         (call,) = stored(nests.recipe(move), (dtype, wanted)).calls
         calls.append(replace(call, operands=(given.operand, made.operand)))
     else:
-        calls.append(_rounding(size, dtype, wanted, given.operand, made.operand))
+        calls.append(rounding(size, dtype, wanted, given.operand, made.operand))
     return made
 
 
-def _rounding(size: int, dtype: str, wanted: str, source: str, target: str) -> Call:
+def rounding(size: int, dtype: str, wanted: str, source: str, target: str) -> Call:
+    """The call that stores a multiple of 4 elements as another type."""
     body = [
         "at = int64(cuda.grid(1)) * 4",
         "if at < size:",
