@@ -18,8 +18,10 @@ CHAINS = [
     *(Sample(f"conv 6@3x3 -> relu -> {pool}", "3@13x11") for pool in POOLINGS),
     *(Sample(f"conv 6@3x3 -> sigmoid -> conv 6@{rest}", "3@9x10") for rest in CONVOLUTIONS),
     Sample("conv 6@3x3 -> tanh -> conv 6@3x3 groups=6", "3@9x10"),
-    Sample("conv 6@3 -> tanh -> max 2", "3@13"),
-    Sample("conv 6@2 -> tanh -> max 2", "2@4x5x6"),
+    Sample("conv 6@3x3 -> relu -> avg global", "3@5x39"),
+    Sample("conv 6@3x3 -> relu -> max 2x30", "3@6x39"),
+    Sample("conv 6@3 -> sigmoid -> max 2", "3@13"),
+    Sample("conv 6@2 -> sigmoid -> max 2", "2@4x5x6"),
 ]
 
 

@@ -79,7 +79,7 @@ WINOGRAD = [
     (24, 40, "5x5", "13x16", "pad=2"),
     (16, 16, "5x5", "12x12", "pad=[(1, 0), (2, 4)]"),
     # fewer lanes in the result's blocks than in the input's
-    (16, 6, "5x5", "10x10", "pad=4"),
+    (16, 6, "5x5", "32x32", "pad=2"),
     (32, 7, "3x3", "16x16", "pad=1"),
     # so small that reading the weights of larger tiles would take longer: F(2x2, 3x3)
     (128, 96, "3x3", "7x7", "pad=1"),
@@ -100,6 +100,33 @@ def test_winograds_convolution_is_the_direct_one(case, tail):
     assert relative_error(run(graph, arrays, 2)["output"], expected) < 5e-5
     exact = compile(graph, batch=2, accuracy="exact")
     assert not any("Winograd" in step.reason for step in exact.plan.steps)
+
+
+EDGES = [
+    # channels, filters, window, size, pad
+    (16, 6, "5x5", "10x10", "pad=4"),
+    (20, 40, "3x3", "4x3", "pad=1"),
+    (7, 16, "5x4", "6x5", "pad=[(4, 1), (0, 3)]"),
+    (18, 9, "3x3", "9x5", "pad=2 dilation=2"),
+    (16, 5, "3x3", "7x6", "/2x1 pad=[1, 2]"),
+    (8, 8, "3x3x3", "3x4x5", "pad=1"),
+    (9, 12, "5", "7", "pad=2"),
+]
+
+
+@pytest.mark.parametrize("case", EDGES, ids=str)
+@pytest.mark.parametrize("tail", ["", "bias=off -> bn -> leaky_relu 0.1"])
+def test_nothing_is_multiplied_with_the_zeros_around_small_inputs(case, tail):
+    channels, filters, window, size, rest = case
+    text = f"net T {{ input {channels}@{size}\n conv {filters}@{window} {rest} {tail}\n flatten }}"
+    graph = convdsl.load_source(text).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = positive_buffers(lowered, random_arrays(lowered, 3))
+    expected = evaluate(lowered, arrays)
+    names = {s.kernel.name for s in compile(graph, batch=3, loss="cross_entropy").plan.steps}
+    assert any("edges" in name for name in names)
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-5, name
 
 
 @pytest.mark.parametrize("window", ["3x3", "5x5"])

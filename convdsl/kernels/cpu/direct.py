@@ -28,6 +28,10 @@ NEAR = 1 << 18
 """Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
 SUMMED = 512
 """Products that an exact sum adds up at a time."""
+MOST_COLUMNS = 7
+"""Columns of a window that are written out."""
+WORTH_EDGES = 0.9
+"""The share of products, of those with zeros, up to which leaving the others out pays."""
 SPARSE = 8
 """Groups up to which computing their zeros along is faster than keeping groups apart."""
 
@@ -133,7 +137,8 @@ def _add(
     lanes = family.y_lanes
     blocks = -(-family.filters // lanes)
     each = -(-grouping.filters // lanes)
-    tile = tile_of(s.OW, each, lanes, whole=grouping.count > 1)
+    edges = None if exact else edges_of(family)
+    tile = edges.tile if edges else tile_of(s.OW, each, lanes, whole=grouping.count > 1)
     tiles = -(-blocks // tile.vectors)
     packed, source = f"packed{mark}", "in0"
     size = tiles * tile.vectors * lanes * grouping.channels * s.taps
@@ -160,7 +165,7 @@ def _add(
     depth, height, width = s.D, s.H, s.W
     channel_blocks = -(-family.channels // family.x_lanes)
     apart = images.blocks(0, s.inputs * family.x_lanes) or channel_blocks
-    if s.taps and not s.inside:
+    if edges is None and s.taps and not s.inside:
         source = f"padded{mark}"
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
         calls.append(
@@ -179,7 +184,7 @@ def _add(
     full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
     calls.append(
         Call(
-            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split),
+            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split, edges),
             (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
             (
                 family.batch,
@@ -197,10 +202,11 @@ def _add(
                 parts,
                 chunks,
                 *((span,) if split else ()),
+                *((s.PD, s.PH) if edges else ()),
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
-            family.batch * tiles * tile.vectors * s.outputs * grouping.channels * s.taps,
+            products(family) * tiles * tile.vectors * grouping.channels,
         )
     )
     return f"direct, {tile.pixels} pixels × {tile.vectors * lanes} filters in registers"
@@ -220,6 +226,56 @@ def _flattened(family: Convolution) -> Convolution:
     one = (1,)
     row = Geometry((pixels,), (pixels,), one, one, (0,), one)
     return replace(family, geometry=row, epilogue=epilogue)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The rows of a small image with windows over its border, when a tile is as wide as they are.
+
+    Which elements of a window a pixel meets is known then, so that none is multiplied with zeros.
+    """
+
+    tile: Tile
+    meets: tuple[tuple[tuple[int, int], ...], ...]
+    """Per column of the window: the pixels of the tile that it meets, and the columns of x."""
+
+    @property
+    def products(self) -> int:
+        """Pairs of a pixel of a row and a column of the window."""
+        return sum(map(len, self.meets))
+
+
+def edges_of(family: Convolution) -> Edges | None:
+    """The rows of a forward convolution at stride 1, where they are short and it pays."""
+    s = sizes_of(family.geometry)
+    blocks = -(-family.filters // family.y_lanes)
+    registers = REGISTERS[family.y_lanes]
+    vectors = min(blocks, (registers - 1) // (s.OW + 1))
+    if family.x_lanes == 1 or family.groups > 1 or s.inside or s.SW > 1 or s.KW > MOST_COLUMNS:
+        return None
+    if vectors < 1:
+        return None
+    reached = [[(p, p + k * s.DW - s.PW) for p in range(s.OW)] for k in range(s.KW)]
+    meets = tuple(tuple((p, x) for p, x in row if 0 <= x < s.W) for row in reached)
+    edges = Edges(Tile(s.OW, vectors), meets)
+    return edges if edges.products < WORTH_EDGES * s.OW * s.KW else None
+
+
+def products(family: Convolution) -> int:
+    """Pairs of a pixel and an element of the window that a forward convolution multiplies."""
+    s = sizes_of(family.geometry)
+    edges = edges_of(family)
+    if edges is None:
+        return family.batch * s.outputs * s.taps
+    depth = _inside(s.D, s.OD, s.KD, s.SD, s.PD, s.DD)
+    height = _inside(s.H, s.OH, s.KH, s.SH, s.PH, s.DH)
+    return family.batch * depth * height * edges.products
+
+
+def _inside(size: int, results: int, window: int, stride: int, before: int, apart: int) -> int:
+    """Pairs of a result and an element of its window that meet inside an axis."""
+    met = (o * stride + k * apart - before for o in range(results) for k in range(window))
+    return sum(0 <= at < size for at in met)
 
 
 def _division(family: Convolution, s: Sizes, tiles: int, threads: int) -> tuple[int, bool]:
@@ -315,7 +371,13 @@ SIZES = (
 
 
 def _kernel(
-    tile: Tile, rest: int, stride: int, step: int, family: Convolution, split: bool
+    tile: Tile,
+    rest: int,
+    stride: int,
+    step: int,
+    family: Convolution,
+    split: bool,
+    edges: Edges | None,
 ) -> Kernel:
     body = [
         "P = YD * YH * YW",
@@ -332,7 +394,7 @@ def _kernel(
         "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
         "        ox = 0",
         f"        while ox + {tile.pixels} <= OW:",
-        *_indent(3, _tile(tile, stride, step, family, split)),
+        *_indent(3, _tile(tile, stride, step, family, split, edges)),
         f"            ox += {tile.pixels}",
         *_indent(2, _tile(Tile(rest, tile.vectors), stride, step, family, split) if rest else []),
     ]
@@ -347,10 +409,16 @@ def _kernel(
     return kernel(
         name
         + ("_split" if split else "")
+        + ("_edges" if edges else "")
         + ("_plain" if family.x_lanes == 1 else "")
         + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
-        (*SIZES, *(["span"] if split else []), "by_filters", "by_chunks"),
+        (
+            *SIZES,
+            *(["span"] if split else []),
+            *(["PD", "PH"] if edges else []),
+            *("by_filters", "by_chunks"),
+        ),
         body,
         f"y[N, YB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
         ("contract",),
@@ -367,7 +435,14 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool) -> list[str]:
+def _tile(
+    tile: Tile,
+    stride: int,
+    spread: int,
+    family: Convolution,
+    split: bool,
+    edges: Edges | None = None,
+) -> list[str]:
     """Statements that compute and store the tile at column ox of a row.
 
     With ``split`` its sums over ``span`` blocks of channels at a time are added up.
@@ -405,17 +480,22 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool
         ]
     )
     sums = [f"s{p}_{v}" for p in pixels for v in vectors]
-    blocks = [
-        *([f"here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
-        "for kz in range(KD):",
-        "    for ky in range(KH):",
-        f"        at = ({start} + ox * {stride}){scaled}",
-        "        for kx in range(KW):",
-        *_indent(3, taps),
-        f"            at += DW{scaled}",
-    ]
+    blocks = (
+        _within(edges, channels, lanes)
+        if edges
+        else [
+            *([f"here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
+            "for kz in range(KD):",
+            "    for ky in range(KH):",
+            f"        at = ({start} + ox * {stride}){scaled}",
+            "        for kx in range(KW):",
+            *_indent(3, taps),
+            f"            at += DW{scaled}",
+        ]
+    )
     lines = [f"{'total_' if split else ''}{name} = zero()" for name in sums]
-    lines.append(f"k = tile * C * KD * KH * KW * {block}")
+    if edges is None:
+        lines.append(f"k = tile * C * KD * KH * KW * {block}")
     if split:
         lines += [
             "for begin_cb in range(0, CB, span):",
@@ -440,3 +520,30 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool
         # The last tile may have fewer blocks of filters than vectors.
         lines += [f"if {here} < FB:", *_indent(1, stores)] if v else stores
     return lines
+
+
+def _within(edges: Edges, channels: int, lanes: int) -> list[str]:
+    """Statements that sum up block cb of the channels where windows are inside the input."""
+    vectors = range(edges.tile.vectors)
+    block = edges.tile.vectors * lanes
+    inner = []
+    for meets in edges.meets:
+        step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
+        for p, column in meets:
+            step.append(f"pixel = splat(x, c + {column * channels})")
+            step += [f"s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
+        step.append(f"k += {block}")
+        inner += ["for c in range(row, row + here):", *_indent(1, step)]
+    return [
+        f"here = min({channels}, C - cb * {channels})",
+        "for kz in range(KD):",
+        "    for ky in range(KH):",
+        "        iz = oz * SD + kz * DD - PD",
+        "        iy = oy * SH + ky * DH - PH",
+        "        if iz < 0 or iz >= D or iy < 0 or iy >= H:",
+        "            continue",
+        f"        row = (((n * XB + xb + cb) * D + iz) * H + iy) * W * {channels}",
+        f"        k = (tile * C + cb * {channels}) * KD * KH * KW * {block}",
+        f"        k += (kz * KH + ky) * KW * here * {block}",
+        *_indent(2, inner),
+    ]

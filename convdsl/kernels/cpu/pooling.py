@@ -48,7 +48,7 @@ def recipe(family: Pooling | PoolingGradient, images: Images) -> Recipe:
         sizes += tuple(i + (a if counted else 0) for i, a in zip(inputs, after, strict=True))
     planes = family.batch * family.planes
     if isinstance(family, PoolingGradient):
-        made = _tiled_gradient(family, s.KW) if _tiled(family) else _gradient(family, s.KW)
+        made = _tiled_gradient(family, s.KW) if family.tiles else _gradient(family, s.KW)
         sizes += (family.batch, family.planes)
         work = planes * s.D * s.H
     else:
@@ -259,6 +259,10 @@ def _tiled_gradient(family: PoolingGradient, width: int) -> Kernel:
     else:
         lines.append(f"dy_here = {_divided('dy_here', math.prod(family.geometry.window))}")
         part = "dy_here"
+    window = width if width <= UNROLLED else "any"
+    columns = [stored(part.format(kx), f"ox * {width} + {kx}") for kx in range(width)]
+    if window == "any":
+        columns = ["for kx in range(KW):", INDENT + stored(part.format("kx"), "ox * KW + kx")]
     body = [
         "for unit in range(begin, end):",
         "    plane = unit // (D * H)",
@@ -273,15 +277,11 @@ def _tiled_gradient(family: PoolingGradient, width: int) -> Kernel:
         "    windows = OW if oz < OD and oy < OH else 0",
         "    for ox in range(windows):",
         *_indent(2, lines),
-        *_indent(2, [stored(part.format(kx), f"ox * {width} + {kx}") for kx in range(width)]),
-        f"    for ix in range(windows * {width}, W):",
+        *_indent(2, columns),
+        "    for ix in range(windows * KW, W):",
         f"        {stored('zero()', 'ix')}",
     ]
-    return _gradient_kernel(family, f"{mode}_pool_gradient_{lanes}_tiles_{width}", body)
-
-
-def _tiled(family: PoolingGradient) -> bool:
-    return family.tiles and family.geometry.window[-1] <= UNROLLED
+    return _gradient_kernel(family, f"{mode}_pool_gradient_{lanes}_tiles_{window}", body)
 
 
 def _place() -> list[str]:

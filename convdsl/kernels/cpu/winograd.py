@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import lanewise
-from convdsl.kernels.cpu.direct import Tile, tile_of
+from convdsl.kernels.cpu.direct import Tile, products, tile_of
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
@@ -73,18 +73,18 @@ def form_of(family: Convolution, threads: int) -> Form | None:
     blocks = -(-family.filters // family.y_lanes)
     weight_bytes = 4 * family.channels * family.filters
 
-    def time(products: int, points: int, passes: int, transforms: float) -> float:
+    def time(pairs: int, points: int, passes: int, transforms: float) -> float:
         # In multiply-adds of a vector; weights come from memory as they are used.
-        computed = products * family.channels * blocks + transforms
+        computed = pairs * family.channels * blocks + transforms
         return max(computed, passes * points * weight_bytes / STREAM) / threads
 
     def fast(form: Form) -> float:
         division = _division(form, family, threads)
-        products = division.tiles * form.points
+        pairs = division.tiles * form.points
         passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
-        return time(products, form.points, passes, MOVED * products * (channel_blocks + blocks))
+        return time(pairs, form.points, passes, MOVED * pairs * (channel_blocks + blocks))
 
-    direct = time(family.batch * s.outputs * s.taps, s.taps, 1, 0.0)
+    direct = time(products(family), s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
     best = min(times, key=times.__getitem__, default=None)
     return best if best and times[best] < direct else None
