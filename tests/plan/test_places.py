@@ -7,13 +7,13 @@ there.
 import itertools
 
 import pytest
-from random_networks import Writer
+from random_networks import JoiningWriter, Writer
 
 import convdsl
 from convdsl.compiler import laid_out, lower
 from convdsl.kernels.cpu.target import CpuTarget
 from convdsl.kernels.cuda.target import CudaTarget
-from convdsl.plan import plan
+from convdsl.plan import Buffer, plan
 from convdsl.plan.model import ITEM_SIZE
 
 TARGETS = [CpuTarget(16, 2), CpuTarget(8, 2, exact=True), CudaTarget(), CudaTarget("bf16")]
@@ -65,6 +65,21 @@ def test_random_networks(start):
         writer = Writer(seed)
         graph = convdsl.load_source(writer.text()).graph
         check(graph, writer.batch, "cross_entropy" if seed % 2 else None)
+
+
+@pytest.mark.parametrize("start", range(0, 80, 20))
+def test_random_networks_that_join_and_cut(start):
+    for seed in range(start, start + 20):
+        writer = JoiningWriter(seed)
+        graph = convdsl.load_source(writer.text()).graph
+        check(graph, writer.batch, "cross_entropy" if seed % 2 else None)
+
+
+def test_maps_whose_images_lie_apart_do_not_meet():
+    a = Buffer("a", "arena", 2 * 16, offset=0, image=48)
+    b = Buffer("b", "arena", 2 * 32, offset=64, image=48)
+    assert not shares_memory(a, b, 2)
+    assert shares_memory(a, Buffer("c", "arena", 2 * 48), 2)
 
 
 def test_a_residual_sum_takes_its_skips_place_and_not_its_inputs():
