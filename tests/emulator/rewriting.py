@@ -8,19 +8,21 @@ ones, that accesses to memory are checked.
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import convdsl
 from emulator import instructions, memory
 from emulator.activity import UNSET, negated
 from emulator.errors import EmulationError
 from emulator.instructions import INSTRUCTIONS, NAMED, SCALARS
 from emulator.names import Names, blocks, dotted, is_call
 
+LIBRARY = Path(convdsl.__file__).parent / "runtime" / "cuda_native.py"
+"""What kernels are written with."""
 PLACES = {
     "cuda.threadIdx.x": "_run.thread",
     "cuda.blockIdx.x": "_run.block",
@@ -89,17 +91,24 @@ def rewritten(source: str) -> Rewritten:
 @cache
 def _device_function(name: str) -> Callable[..., Any]:
     """A function of the kernels' library that is written in plain Python."""
-    (function,) = ast.parse(textwrap.dedent(inspect.getsource(_python(name)))).body
-    assert isinstance(function, ast.FunctionDef)
+    function = _library()[name]
     return _compiled(function, Names(function), kernel=False)
 
 
-def _python(name: str) -> Any:
-    # Only for kernels that call such a function: a GPU's machine may have another numba-cuda, with
-    # which the library cannot be imported.
-    from convdsl.runtime import cuda_native
+@cache
+def _library() -> dict[str, ast.FunctionDef]:
+    """Those functions, by what kernels call them: what the library names ``py_func``.
 
-    return getattr(getattr(cuda_native, name, None), "py_func", None)
+    It is read and not imported, for a GPU's machine may have another numba-cuda or none.
+    """
+    statements = ast.parse(LIBRARY.read_text(encoding="utf-8")).body
+    functions = {s.name: s for s in statements if isinstance(s, ast.FunctionDef)}
+    found = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign([ast.Attribute(ast.Name(name), "py_func")], ast.Name(function)):
+                found[name] = functions[function]
+    return found
 
 
 def _compiled(function: ast.FunctionDef, named: Names, kernel: bool) -> Callable[..., Any]:
@@ -335,7 +344,7 @@ class _Rewriter:
                 arguments.append(f"name={(called or function)!r}")
             arguments.append(f"line={node.lineno}")
             return f"{_identifier(function)}({', '.join(['_run', *arguments])})"
-        if _python(function) is None:
+        if function not in _library():
             raise self._unknown(node, f"a function `{function or ast.unparse(node.func)}`")
         self.used.add(function)
         return f"{function}({', '.join(['_run', *arguments])})"
