@@ -140,6 +140,46 @@ class Writer:
             self.sizes = sizes
 
 
+class LargeWriter(Writer):
+    """Writes networks of more channels and pixels, so that several units of work share a step.
+
+    Convolutions get their own input added to their result now and then.
+    """
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.rank = self.random.choice([1, 2, 2, 2, 2, 3])
+        top = {1: 60, 2: 34, 3: 10}[self.rank]
+        self.sizes = [self.random.randint(4, top) for _ in range(self.rank)]
+        self.batch = self.random.randint(1, 7)
+        self.channels = self.random.choice([1, 3, 4, 8, 16, 20])
+
+    def statement(self):
+        others = [self.pool, self.activation, self.norm, self.branch, self.move, self.deconv]
+        self.random.choice([self.conv, self.conv, self.wide, self.wide, self.skip, *others])()
+
+    def wide(self):
+        r = self.random
+        side, stride = r.choice([1, 3, 3, 5]), r.choice([1, 1, 2])
+        filters = r.choice([3, 4, 8, 12, 16, 24, 32, 40, 48])
+        groups = r.choice([1, 1, self.channels if filters % self.channels == 0 else 1])
+        text = f"conv {filters}@{self.cube(side)} /{self.cube(stride)} pad={side // 2}"
+        self.lines.append(f"{text} groups={groups} -> {r.choice(['relu', 'tanh', 'bn'])}")
+        self.channels = filters
+        self.sizes = [(n - 1) // stride + 1 for n in self.sizes]
+
+    def skip(self):
+        r = self.random
+        side, name = r.choice([1, 3, 3, 5]), f"s{len(self.lines)}"
+        rest = r.choice(["", "-> relu", "-> bn -> relu", "-> sigmoid"])
+        self.lines.append(f"{name}: {r.choice(['relu', 'tanh', 'sigmoid', 'bn'])}")
+        self.lines.append(f"conv {self.channels}@{self.cube(side)} pad={side // 2} {rest}")
+        self.lines.append(f"add({name})")
+
+    def cube(self, side):
+        return self.by([side] * self.rank)
+
+
 class JoiningWriter:
     """Writes a network that joins and cuts maps, at multiples of 16 channels more often than not.
 

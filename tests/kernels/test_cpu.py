@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import positive_buffers, random_arrays, relative_error, sample_network
 from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
+from random_networks import LargeWriter
 
 import convdsl
 from convdsl.compiler import compile, lower
@@ -269,6 +270,43 @@ def test_a_window_that_is_the_whole_input_is_a_product():
     for name, value in run(graph, arrays, 3, "cross_entropy").items():
         assert value.shape == expected[name].shape
         assert relative_error(value, expected[name]) < 1e-5, name
+
+
+def compare_large(seed):
+    """A large random network for inference and with its gradients, by norm."""
+    writer = LargeWriter(seed)
+    text = writer.text()
+    graph = convdsl.load_source(text).graph
+    for loss in (None, "cross_entropy"):
+        lowered = lower(graph, loss)
+        arrays = positive_buffers(lowered, random_arrays(lowered, writer.batch, seed, np.float64))
+        for variable in lowered.parameters:
+            # Realistic scales, so that activations stay in range through twelve layers.
+            arrays[variable.name] /= np.sqrt(variable.type.size / variable.type.shape[0])
+        expected = evaluate(lowered, arrays)
+        single = {
+            name: np.ascontiguousarray(a, np.float32) if a.dtype.kind == "f" else a
+            for name, a in arrays.items()
+        }
+        found = run(graph, single, writer.batch, loss)
+        # A gradient that is zero in exact arithmetic, as of a bias before `bn`, is rounding.
+        least = 1e-2 * max(np.linalg.norm(expected[name]) for name in found)
+        for name, value in found.items():
+            error = np.linalg.norm(value - expected[name])
+            scale = max(np.linalg.norm(expected[name]), least)
+            assert error / scale < 2e-2, f"seed {seed}: {name}\n{text}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_large_random_networks(seed):
+    compare_large(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(100, 400, 20))
+def test_more_large_random_networks(start):
+    for seed in range(start, start + 20):
+        compare_large(seed)
 
 
 def test_a_kernel_that_leaves_an_element_unwritten_is_caught(monkeypatch):
