@@ -28,8 +28,8 @@ DIAGNOSED = 4
 """Checks of a section whose launches are followed."""
 ATTEMPTS = 3
 """Processes of a section in a row that may end without a check."""
-FRAMES = 1_500
-"""Characters of a traceback that are kept, the last ones."""
+FRAMES = 8
+"""Calls of a traceback that are kept, the innermost ones."""
 
 
 class Results:
@@ -186,7 +186,7 @@ def attempt(check: Check) -> Row:
     try:
         return check.run()
     except Exception as reason:
-        where = "".join(traceback.format_exception(reason))[-FRAMES:]
+        where = "".join(traceback.format_exception(reason, limit=-FRAMES))
         text = f"{type(reason).__name__}: {reason}"
         return {"wrong": text.splitlines()[0], "raised": text, "where": where}
 
