@@ -32,6 +32,15 @@ def positive_buffers(graph, arrays):
     return arrays
 
 
+def realistic_arrays(graph, batch, seed):
+    """Random arrays in float64, weights of such sizes that activations stay in range for long."""
+    arrays = positive_buffers(graph, random_arrays(graph, batch, seed, np.float64))
+    for variable in graph.parameters:
+        fan = max(1, variable.type.size // variable.type.shape[0])
+        arrays[variable.name] /= np.sqrt(fan)
+    return arrays
+
+
 def relative_error(actual, expected):
     """The largest difference over the largest expected value."""
     expected = np.asarray(expected)

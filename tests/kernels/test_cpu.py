@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from helpers import (
+    positive_buffers,
+    random_arrays,
+    realistic_arrays,
+    relative_error,
+    sample_network,
+)
 from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
 from random_networks import LargeWriter
 
@@ -279,10 +285,7 @@ def compare_large(seed):
     graph = convdsl.load_source(text).graph
     for loss in (None, "cross_entropy"):
         lowered = lower(graph, loss)
-        arrays = positive_buffers(lowered, random_arrays(lowered, writer.batch, seed, np.float64))
-        for variable in lowered.parameters:
-            # Realistic scales, so that activations stay in range through twelve layers.
-            arrays[variable.name] /= np.sqrt(variable.type.size / variable.type.shape[0])
+        arrays = realistic_arrays(lowered, writer.batch, seed)
         expected = evaluate(lowered, arrays)
         single = {
             name: np.ascontiguousarray(a, np.float32) if a.dtype.kind == "f" else a

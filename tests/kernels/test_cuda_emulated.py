@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from emulated import run
 from emulator import EmulationError, compile_emulated, launch, machine
-from helpers import positive_buffers, random_arrays, relative_error, sample_network
+from helpers import (
+    positive_buffers,
+    random_arrays,
+    realistic_arrays,
+    relative_error,
+    sample_network,
+)
 from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
 from random_networks import Writer
 
@@ -48,11 +54,7 @@ def compare(seed):
 def check_network(graph, batch, loss, seed, text):
     """All outputs against the interpreter in float64, by norm."""
     lowered = lower(graph, loss)
-    arrays = positive_buffers(lowered, random_arrays(lowered, batch, seed, np.float64))
-    for variable in lowered.parameters:
-        # Realistic scales, so that activations stay in range through twelve layers.
-        fan = max(1, variable.type.size // variable.type.shape[0])
-        arrays[variable.name] /= np.sqrt(fan)
+    arrays = realistic_arrays(lowered, batch, seed)
     expected = evaluate(lowered, arrays)
     actual = run(graph, arrays, batch, loss)
     assert set(actual) == {name for name in expected if not name.endswith("'")}

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from emulated import run
-from helpers import positive_buffers, random_arrays
+from helpers import realistic_arrays
 from kernels_by_samples import CHAINS, SAMPLES, by_norm, check_forward, check_gradients
 from random_networks import Writer
 
@@ -54,10 +54,7 @@ def test_an_activations_gradient_is_taken_along(chain):
 def check_network(graph, batch, precision, seed, text):
     """All outputs and gradients, as far as rounding lets them be known."""
     lowered = lower(graph, "cross_entropy")
-    arrays = positive_buffers(lowered, random_arrays(lowered, batch, seed, np.float64))
-    for variable in lowered.parameters:
-        fan = max(1, variable.type.size // variable.type.shape[0])
-        arrays[variable.name] /= np.sqrt(fan)
+    arrays = realistic_arrays(lowered, batch, seed)
     expected = evaluate(lowered, arrays)
     others = [evaluate(lowered, disturbed(arrays, precision, k)) for k in range(3)]
     actual = run(graph, arrays, batch, "cross_entropy", precision)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import positive_buffers, random_arrays, torch_forward
+from helpers import realistic_arrays, torch_forward
 from random_networks import JoiningWriter, Writer
 
 import convdsl
@@ -15,11 +15,7 @@ def compare(seed, compiled, writing=Writer):
     text = writer.text()
     graph = convdsl.load_source(text).graph
     batch = writer.batch
-    arrays = positive_buffers(graph, random_arrays(graph, batch, seed, np.float64))
-    for variable in graph.parameters:
-        # Realistic scales, so that activations stay in range through twelve layers.
-        fan = max(1, variable.type.size // variable.type.shape[0])
-        arrays[variable.name] /= np.sqrt(fan)
+    arrays = realistic_arrays(graph, batch, seed)
     target = np.random.default_rng(seed).integers(0, 5, batch)
     expected = torch_gradients(graph, arrays, target)
     # Inference statistics in both: the gradient of batch norm as an affine map.

@@ -60,17 +60,10 @@ def test_networks(name, loss):
 
 
 @pytest.mark.parametrize("start", range(0, 120, 20))
-def test_random_networks(start):
+@pytest.mark.parametrize("kind", [Writer, JoiningWriter])
+def test_random_networks(kind, start):
     for seed in range(start, start + 20):
-        writer = Writer(seed)
-        graph = convdsl.load_source(writer.text()).graph
-        check(graph, writer.batch, "cross_entropy" if seed % 2 else None)
-
-
-@pytest.mark.parametrize("start", range(0, 80, 20))
-def test_random_networks_that_join_and_cut(start):
-    for seed in range(start, start + 20):
-        writer = JoiningWriter(seed)
+        writer = kind(seed)
         graph = convdsl.load_source(writer.text()).graph
         check(graph, writer.batch, "cross_entropy" if seed % 2 else None)
 

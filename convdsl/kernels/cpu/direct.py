@@ -206,7 +206,7 @@ def _add(
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
-            products(family) * tiles * tile.vectors * grouping.channels,
+            products(family, edges) * tiles * tile.vectors * grouping.channels,
         )
     )
     return f"direct, {tile.pixels} pixels × {tile.vectors * lanes} filters in registers"
@@ -261,10 +261,9 @@ def edges_of(family: Convolution) -> Edges | None:
     return edges if edges.products < WORTH_EDGES * s.OW * s.KW else None
 
 
-def products(family: Convolution) -> int:
+def products(family: Convolution, edges: Edges | None) -> int:
     """Pairs of a pixel and an element of the window that a forward convolution multiplies."""
     s = sizes_of(family.geometry)
-    edges = edges_of(family)
     if edges is None:
         return family.batch * s.outputs * s.taps
     depth = _inside(s.D, s.OD, s.KD, s.SD, s.PD, s.DD)

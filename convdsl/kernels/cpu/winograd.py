@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import lanewise
-from convdsl.kernels.cpu.direct import Tile, products, tile_of
+from convdsl.kernels.cpu.direct import Tile, edges_of, products, tile_of
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
@@ -84,7 +84,7 @@ def form_of(family: Convolution, threads: int) -> Form | None:
         passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
         return time(pairs, form.points, passes, MOVED * pairs * (channel_blocks + blocks))
 
-    direct = time(products(family), s.taps, 1, 0.0)
+    direct = time(products(family, edges_of(family)), s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
     best = min(times, key=times.__getitem__, default=None)
     return best if best and times[best] < direct else None
