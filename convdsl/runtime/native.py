@@ -458,15 +458,22 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return vector(x, y, z), generate
 
-    def mask(builder: Any, count: Any) -> Any:
+    def mask(builder: Any, count: Any, lanes: int) -> Any:
         """True in the first ``count`` lanes."""
-        integers = ir.VectorType(ir.IntType(64), lanes)
-        numbers = ir.Constant(integers, list(range(lanes)))
-        undefined = ir.Constant(integers, ir.Undefined)
-        first = builder.insert_element(undefined, count, ir.Constant(ir.IntType(32), 0))
-        shuffle = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        counts = builder.shuffle_vector(first, undefined, shuffle)
-        return builder.icmp_signed("<", numbers, counts)
+        numbers = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
+        return builder.icmp_signed("<", numbers, _in_every_lane(builder, count, lanes))
+
+    def first_of(builder: Any, place: Any, lanes: int, count: Any) -> Any:
+        """The first ``count`` of so many lanes there, zeros in the others."""
+        register = ir.VectorType(ir.FloatType(), lanes)
+        bits = ir.VectorType(ir.IntType(1), lanes)
+        kind = ir.FunctionType(register, [register.as_pointer(), ir.IntType(32), bits, register])
+        name = f"llvm.masked.load.v{lanes}f32.p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        address = builder.bitcast(place, register.as_pointer())
+        align = ir.Constant(ir.IntType(32), 4)
+        zeros = ir.Constant(register, [0.0] * lanes)
+        return builder.call(function, [address, align, mask(builder, count, lanes), zeros])
 
     bits = ir.VectorType(ir.IntType(1), lanes)
 
@@ -476,15 +483,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _at(context, builder, *arguments[:2])
-            address = builder.bitcast(place, register.as_pointer())
-            kind = ir.FunctionType(
-                register, [register.as_pointer(), ir.IntType(32), bits, register]
-            )
-            name = f"llvm.masked.load.v{lanes}f32.p0"
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            align = ir.Constant(ir.IntType(32), 4)
-            zeros = ir.Constant(register, [0.0] * lanes)
-            return builder.call(function, [address, align, mask(builder, arguments[2]), zeros])
+            return first_of(builder, place, lanes, arguments[2])
 
         return vector(pointer, types.intp, types.intp), generate
 
@@ -501,7 +500,9 @@ def vectors(lanes: int) -> tuple[Any, ...]:
             name = f"llvm.masked.store.v{lanes}f32.p0"
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             align = ir.Constant(ir.IntType(32), 4)
-            builder.call(function, [arguments[2], address, align, mask(builder, arguments[3])])
+            builder.call(
+                function, [arguments[2], address, align, mask(builder, arguments[3], lanes)]
+            )
             return context.get_dummy_value()
 
         return types.void(pointer, types.intp, value, types.intp), generate
@@ -558,9 +559,73 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return types.float32(x), generate
 
+    half = max(lanes // 2, 1)
+    halves = ir.VectorType(ir.FloatType(), half)
+
+    def again(builder: Any, value: Any) -> Any:
+        """Half as many lanes in both halves."""
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [k % half for k in range(lanes)])
+        return builder.shuffle_vector(value, ir.Constant(halves, ir.Undefined), mask)
+
+    @intrinsic
+    def twice(typing_context: Any, pointer: Any, index: Any) -> Any:
+        """Half as many lanes at consecutive positions, in both halves."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _at(context, builder, *arguments)
+            value = builder.load(builder.bitcast(place, halves.as_pointer()))
+            value.align = 4
+            return again(builder, value)
+
+        return vector(pointer, types.intp), generate
+
+    @intrinsic
+    def twice_first(typing_context: Any, pointer: Any, index: Any, count: Any) -> Any:
+        """The first ``count`` of half as many lanes, then zeros, in both halves."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return again(
+                builder,
+                first_of(builder, _at(context, builder, *arguments[:2]), half, arguments[2]),
+            )
+
+        return vector(pointer, types.intp, types.intp), generate
+
+    def side_by_side(builder: Any, former: Any, latter: Any) -> Any:
+        """One number in the lanes of the first half, another in those of the second."""
+        kept = ir.Constant(bits, [k < half for k in range(lanes)])
+        numbers = (_in_every_lane(builder, x, lanes) for x in (former, latter))
+        return builder.select(kept, *numbers)
+
+    @intrinsic
+    def pair(typing_context: Any, pointer: Any, index: Any, other: Any) -> Any:
+        """One element in the lanes of the first half, another in those of the second."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            base, *indices = arguments
+            elements = [builder.load(_at(context, builder, base, k)) for k in indices]
+            return side_by_side(builder, *elements)
+
+        return vector(pointer, types.intp, types.intp), generate
+
+    def beside_zero(second: bool) -> Any:
+        @intrinsic
+        def one(typing_context: Any, pointer: Any, index: Any) -> Any:
+            """One element in the lanes of a half, zeros in the other."""
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                element = builder.load(_at(context, builder, *arguments))
+                elements = [element, ir.Constant(ir.FloatType(), 0.0)]
+                return side_by_side(builder, *(reversed(elements) if second else elements))
+
+            return vector(pointer, types.intp), generate
+
+        return one
+
     return (
         *(load, load_first, gather, gather_first, splat, zero, wide, fma),
         *(store, store_first, total_of),
+        *(twice, twice_first, pair, beside_zero(second=False), beside_zero(second=True)),
     )
 
 

@@ -86,7 +86,7 @@ WINOGRAD = [
     (24, 40, "5x5", "13x16", "pad=2"),
     (16, 16, "5x5", "12x12", "pad=[(1, 0), (2, 4)]"),
     # fewer lanes in the result's blocks than in the input's
-    (16, 6, "5x5", "32x32", "pad=2"),
+    (16, 6, "5x5", "32x31", "pad=2"),
     (32, 7, "3x3", "16x16", "pad=1"),
     # so small that reading the weights of larger tiles would take longer: F(2x2, 3x3)
     (128, 96, "3x3", "7x7", "pad=1"),
@@ -109,7 +109,7 @@ def test_winograds_convolution_is_the_direct_one(case, tail):
     assert not any("Winograd" in step.reason for step in exact.plan.steps)
 
 
-EDGES = [
+ROWS = [
     # channels, filters, window, size, pad
     (16, 6, "5x5", "10x10", "pad=4"),
     (20, 40, "3x3", "4x3", "pad=1"),
@@ -118,12 +118,18 @@ EDGES = [
     (16, 5, "3x3", "7x6", "/2x1 pad=[1, 2]"),
     (8, 8, "3x3x3", "3x4x5", "pad=1"),
     (9, 12, "5", "7", "pad=2"),
+    # two results in a vector, where blocks of filters are half as wide
+    (1, 6, "5x5", "32x32", ""),
+    (3, 7, "3x5", "9x28", "pad=[(1, 1), (0, 2)]"),
+    (16, 8, "5x5", "6x6", "/1x2 pad=2"),
+    (20, 5, "2x7", "5x16", "dilation=1x2 pad=6"),
+    (3, 8, "3x3x3", "4x5x8", "pad=1"),
 ]
 
 
-@pytest.mark.parametrize("case", EDGES, ids=str)
+@pytest.mark.parametrize("case", ROWS, ids=str)
 @pytest.mark.parametrize("tail", ["", "bias=off -> bn -> leaky_relu 0.1"])
-def test_nothing_is_multiplied_with_the_zeros_around_small_inputs(case, tail):
+def test_convolutions_of_short_rows_and_their_gradients(case, tail):
     channels, filters, window, size, rest = case
     text = f"net T {{ input {channels}@{size}\n conv {filters}@{window} {rest} {tail}\n flatten }}"
     graph = convdsl.load_source(text).graph
@@ -131,7 +137,25 @@ def test_nothing_is_multiplied_with_the_zeros_around_small_inputs(case, tail):
     arrays = positive_buffers(lowered, random_arrays(lowered, 3))
     expected = evaluate(lowered, arrays)
     names = {s.kernel.name for s in compile(graph, batch=3, loss="cross_entropy").plan.steps}
-    assert any("edges" in name for name in names)
+    assert any("convolution_row" in name for name in names)
+    for name, value in run(graph, arrays, 3, "cross_entropy").items():
+        assert relative_error(value, expected[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "tail", ["add(y) -> relu", "mul(c) -> add(y)", "mul(m) -> sigmoid", "mul(m) -> mul(c)"]
+)
+@pytest.mark.parametrize("size", ["8x8", "7x7"])
+def test_what_rows_of_results_are_combined_with(tail, size):
+    """A feature map, a number per channel, one per pixel: in pairs and alone."""
+    text = f"net T {{ input x: 3@{size}\n input c: 8@1x1\n input m: 1@{size}\n"
+    text += f" y = x -> conv 8@1x1\n x -> conv 8@5x5 pad=2 -> {tail} -> flatten }}"
+    graph = convdsl.load_source(text).graph
+    lowered = lower(graph, "cross_entropy")
+    arrays = random_arrays(lowered, 3)
+    expected = evaluate(lowered, arrays)
+    names = {s.kernel.name for s in compile(graph, batch=3, loss="cross_entropy").plan.steps}
+    assert any("convolution_row" in name for name in names)
     for name, value in run(graph, arrays, 3, "cross_entropy").items():
         assert relative_error(value, expected[name]) < 1e-5, name
 

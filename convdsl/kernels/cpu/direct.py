@@ -11,27 +11,18 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-from convdsl.kernels.cpu import lanewise
+from convdsl.kernels.cpu import lanewise, rows
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
+from convdsl.kernels.cpu.tiles import NEAR, Tile, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
-REGISTERS = {4: 16, 8: 16, 16: 32}
-"""Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
-LATENCY = 8
-"""Multiply-adds that must be under way for one to finish every half cycle."""
-NEAR = 1 << 18
-"""Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
 SUMMED = 512
 """Products that an exact sum adds up at a time."""
-MOST_COLUMNS = 7
-"""Columns of a window that are written out."""
-WORTH_EDGES = 0.9
-"""The share of products, of those with zeros, up to which leaving the others out pays."""
 SPARSE = 8
 """Groups up to which computing their zeros along is faster than keeping groups apart."""
 
@@ -67,44 +58,13 @@ def _grouping(family: Convolution) -> _Grouping | None:
     return _Grouping(1, family.channels, family.filters) if groups <= SPARSE else None
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Pixels and vectors of filters whose totals are in registers at a time."""
-
-    pixels: int
-    vectors: int
-
-
-def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
-    """The best tile for rows of that width and so many blocks of filters.
-
-    With ``whole`` the tiles divide the blocks.
-    """
-
-    def step(pixels: int, vectors: int) -> float:
-        # Cycles for one channel: the multiply-adds or their latency, and some for the loads.
-        return max(pixels * vectors, LATENCY) + 0.25 * (pixels + 2 * vectors) + 1
-
-    def cost(tile: Tile) -> float:
-        full, rest = divmod(width, tile.pixels)
-        row = full * step(tile.pixels, tile.vectors)
-        if rest:  # a second tile, which has to be compiled, too
-            row = (row + step(rest, tile.vectors)) * 1.03
-        return row * -(-blocks // tile.vectors)
-
-    candidates = [
-        Tile(pixels, vectors)
-        for vectors in range(1, 5)
-        if vectors <= blocks and not (whole and blocks % vectors)
-        for pixels in range(1, min(width, (REGISTERS[lanes] - 1 - vectors) // vectors) + 1)
-    ]
-    return min(candidates, key=cost)
-
-
-def recipe(family: Convolution, images: Images, threads: int, exact: bool = False) -> Recipe:
+def recipe(
+    family: Convolution, images: Images, lanes: int, threads: int, exact: bool = False
+) -> Recipe:
     """Pack the weights (once, where they do not change), pad the input, convolve.
 
-    With ``exact`` long sums are added up from shorter ones, which rounds less.
+    ``lanes`` is the processor's vector width. With ``exact`` long sums are added up from shorter
+    ones, which rounds less.
     """
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
@@ -115,7 +75,8 @@ def recipe(family: Convolution, images: Images, threads: int, exact: bool = Fals
         forward = replace(turned(family), geometry=part.geometry)
         if family.direction == "forward":
             forward = _flattened(forward)
-        reason = _add(forward, part, family, images, threads, exact, mark, calls, temporaries)
+        row = None if exact else rows.row_of(forward, lanes, triple(part.step, 1)[2])
+        reason = _add(forward, part, family, images, threads, exact, row, mark, calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -126,6 +87,7 @@ def _add(
     images: Images,
     threads: int,
     exact: bool,
+    row: rows.Row | None,
     mark: str,
     calls: list[Call],
     temporaries: list[tuple[str, int]],
@@ -137,11 +99,11 @@ def _add(
     lanes = family.y_lanes
     blocks = -(-family.filters // lanes)
     each = -(-grouping.filters // lanes)
-    edges = None if exact else edges_of(family)
-    tile = edges.tile if edges else tile_of(s.OW, each, lanes, whole=grouping.count > 1)
-    tiles = -(-blocks // tile.vectors)
+    tile = tile_of(s.OW, each, lanes, whole=grouping.count > 1)
+    vectors = row.vectors if row else tile.vectors
+    tiles = -(-blocks // vectors)
     packed, source = f"packed{mark}", "in0"
-    size = tiles * tile.vectors * lanes * grouping.channels * s.taps
+    size = tiles * vectors * lanes * grouping.channels * s.taps
     temporaries.append((packed, max(size, 1)))
     groups = (
         family.filters,
@@ -155,7 +117,7 @@ def _add(
     taken = (*triple(part.taken, 0), *triple(part.step, 1)) if mirrored else ()
     calls.append(
         Call(
-            pack_kernel(lanes * tile.vectors, family.x_lanes, mirrored),
+            pack_kernel(lanes * vectors, family.x_lanes, mirrored),
             ("in1", packed),
             (*groups, *window, *((*taken, s.KD, s.KH, s.KW) if mirrored else ())),
             tiles,
@@ -165,7 +127,7 @@ def _add(
     depth, height, width = s.D, s.H, s.W
     channel_blocks = -(-family.channels // family.x_lanes)
     apart = images.blocks(0, s.inputs * family.x_lanes) or channel_blocks
-    if edges is None and s.taps and not s.inside:
+    if row is None and s.taps and not s.inside:
         source = f"padded{mark}"
         depth, height, width = s.padded_depth, s.padded_height, s.padded_width
         calls.append(
@@ -184,7 +146,9 @@ def _add(
     full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
     calls.append(
         Call(
-            _kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split, edges),
+            _row_kernel(row, step[2], family)
+            if row
+            else _tile_kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split),
             (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
             (
                 family.batch,
@@ -202,14 +166,15 @@ def _add(
                 parts,
                 chunks,
                 *((span,) if split else ()),
-                *((s.PD, s.PH) if edges else ()),
+                *((s.PD, s.PH) if row else ()),
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
-            products(family, edges) * tiles * tile.vectors * grouping.channels,
+            rows.time_of(family, row) * tiles * vectors * grouping.channels,
         )
     )
-    return f"direct, {tile.pixels} pixels × {tile.vectors * lanes} filters in registers"
+    pixels = s.OW if row else tile.pixels
+    return f"direct, {pixels} pixels × {vectors * lanes} filters in registers"
 
 
 def _flattened(family: Convolution) -> Convolution:
@@ -226,55 +191,6 @@ def _flattened(family: Convolution) -> Convolution:
     one = (1,)
     row = Geometry((pixels,), (pixels,), one, one, (0,), one)
     return replace(family, geometry=row, epilogue=epilogue)
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The rows of a small image with windows over its border, when a tile is as wide as they are.
-
-    Which elements of a window a pixel meets is known then, so that none is multiplied with zeros.
-    """
-
-    tile: Tile
-    meets: tuple[tuple[tuple[int, int], ...], ...]
-    """Per column of the window: the pixels of the tile that it meets, and the columns of x."""
-
-    @property
-    def products(self) -> int:
-        """Pairs of a pixel of a row and a column of the window."""
-        return sum(map(len, self.meets))
-
-
-def edges_of(family: Convolution) -> Edges | None:
-    """The rows of a forward convolution at stride 1, where they are short and it pays."""
-    s = sizes_of(family.geometry)
-    blocks = -(-family.filters // family.y_lanes)
-    registers = REGISTERS[family.y_lanes]
-    vectors = min(blocks, (registers - 1) // (s.OW + 1))
-    if family.x_lanes == 1 or family.groups > 1 or s.inside or s.SW > 1 or s.KW > MOST_COLUMNS:
-        return None
-    if vectors < 1:
-        return None
-    reached = [[(p, p + k * s.DW - s.PW) for p in range(s.OW)] for k in range(s.KW)]
-    meets = tuple(tuple((p, x) for p, x in row if 0 <= x < s.W) for row in reached)
-    edges = Edges(Tile(s.OW, vectors), meets)
-    return edges if edges.products < WORTH_EDGES * s.OW * s.KW else None
-
-
-def products(family: Convolution, edges: Edges | None) -> int:
-    """Pairs of a pixel and an element of the window that a forward convolution multiplies."""
-    s = sizes_of(family.geometry)
-    if edges is None:
-        return family.batch * s.outputs * s.taps
-    depth = _inside(s.D, s.OD, s.KD, s.SD, s.PD, s.DD)
-    height = _inside(s.H, s.OH, s.KH, s.SH, s.PH, s.DH)
-    return family.batch * depth * height * edges.products
-
-
-def _inside(size: int, results: int, window: int, stride: int, before: int, apart: int) -> int:
-    """Pairs of a result and an element of its window that meet inside an axis."""
-    met = (o * stride + k * apart - before for o in range(results) for k in range(window))
-    return sum(0 <= at < size for at in met)
 
 
 def _division(family: Convolution, s: Sizes, tiles: int, threads: int) -> tuple[int, bool]:
@@ -370,19 +286,14 @@ SIZES = (
 
 
 def _kernel(
-    tile: Tile,
-    rest: int,
-    stride: int,
-    step: int,
-    family: Convolution,
-    split: bool,
-    edges: Edges | None,
+    name: str, row: list[str], sizes: list[str], vectors: int, family: Convolution, wide: int
 ) -> Kernel:
+    """The kernel that computes row after row by these statements, in vectors of ``wide`` lanes."""
     body = [
         "P = YD * YH * YW",
         "for unit in range(begin, end):",
         "    tile = unit // by_filters % tiles",
-        f"    fb = tile * {tile.vectors}",
+        f"    fb = tile * {vectors}",
         "    xb = tile // each * CB",
         "    chunk = unit // by_chunks % chunks",
         "    n = chunk // parts",
@@ -391,57 +302,70 @@ def _kernel(
         "        oz = row // OH",
         "        oy = row % OH",
         "        place = ((oz * TD + first_z) * YH + oy * TH + first_y) * YW + first_x",
-        "        ox = 0",
-        f"        while ox + {tile.pixels} <= OW:",
-        *_indent(3, _tile(tile, stride, step, family, split, edges)),
-        f"            ox += {tile.pixels}",
-        *_indent(2, _tile(Tile(rest, tile.vectors), stride, step, family, split) if rest else []),
+        *_indent(2, row),
     ]
     pointers = [("x", "float32"), ("packed", "float32")]
     if family.bias:
         pointers.append(("b", "float32"))
     if family.epilogue:
         pointers += family.epilogue.operands
-    lanes, wide = family.y_lanes, tile.vectors * family.y_lanes
-    name = f"convolution_{tile.pixels}x{wide}_stride{stride}" + (f"_into{step}" if step > 1 else "")
     source = "x[N, C, D, H, W]" if family.x_lanes == 1 else f"x[N, XB, D, H, W, {family.x_lanes}]"
+    lanes = family.y_lanes
     return kernel(
-        name
-        + ("_split" if split else "")
-        + ("_edges" if edges else "")
-        + ("_plain" if family.x_lanes == 1 else "")
-        + ("_bias" if family.bias else ""),
+        name + ("_plain" if family.x_lanes == 1 else "") + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
-        (
-            *SIZES,
-            *(["span"] if split else []),
-            *(["PD", "PH"] if edges else []),
-            *("by_filters", "by_chunks"),
-        ),
+        (*SIZES, *sizes, "by_filters", "by_chunks"),
         body,
-        f"y[N, YB, OD, OH, OW, {lanes}] from {source}; a unit per {wide} filters and rows.",
+        f"y[N, YB, OD, OH, OW, {lanes}] from {source}; a unit per {vectors} blocks and rows.",
         ("contract",),
-        lanes,
+        wide,
         _finish(family).function,
     )
 
 
-def _finish(family: Convolution) -> lanewise.Finish:
-    return lanewise.Finish(family.epilogue, family.y_lanes, "b" if family.bias else "")
+def _row_kernel(row: rows.Row, step: int, family: Convolution) -> Kernel:
+    lanes = family.y_lanes
+    name = f"convolution_row_of_{row.pixels}x{row.vectors * lanes}"
+    if row.paired:
+        name += "_in_pairs"
+    if step > 1:
+        name += f"_into{step}"
+    finish = _finish(family, row.paired)
+    body = rows.statements(row, family)
+    for v in range(row.vectors):
+        results = [(f"s{p}_{v}", p * (2 if row.paired else step)) for p in range(row.pixels)]
+        body += _stores(finish, v, "place", results)
+    wide = 2 * lanes if row.paired else lanes
+    return _kernel(name, body, ["PD", "PH"], row.vectors, family, wide)
+
+
+def _tile_kernel(
+    tile: Tile, rest: int, stride: int, step: int, family: Convolution, split: bool
+) -> Kernel:
+    body = [
+        "ox = 0",
+        f"while ox + {tile.pixels} <= OW:",
+        *_indent(1, _tile(tile, stride, step, family, split)),
+        f"    ox += {tile.pixels}",
+        *(_tile(Tile(rest, tile.vectors), stride, step, family, split) if rest else []),
+    ]
+    name = f"convolution_{tile.pixels}x{tile.vectors * family.y_lanes}_stride{stride}"
+    if step > 1:
+        name += f"_into{step}"
+    if split:
+        name += "_split"
+    return _kernel(name, body, ["span"] if split else [], tile.vectors, family, family.y_lanes)
+
+
+def _finish(family: Convolution, paired: bool = False) -> lanewise.Finish:
+    return lanewise.Finish(family.epilogue, family.y_lanes, "b" if family.bias else "", paired)
 
 
 def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _tile(
-    tile: Tile,
-    stride: int,
-    spread: int,
-    family: Convolution,
-    split: bool,
-    edges: Edges | None = None,
-) -> list[str]:
+def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool) -> list[str]:
     """Statements that compute and store the tile at column ox of a row.
 
     With ``split`` its sums over ``span`` blocks of channels at a time are added up.
@@ -451,17 +375,14 @@ def _tile(
     block = tile.vectors * lanes
     scaled = f" * {channels}" if channels > 1 else ""
     start = "(((n * XB + xb + cb) * D + oz * SD + kz * DD) * H + oy * SH + ky * DH) * W"
-    along = "ox" if spread == 1 else f"ox * {spread}"
-
-    def result(v: int | str) -> str:
-        return f"((n * YB + fb + {v}) * P + place + {along}) * {lanes}"
-
+    first = "place + ox" if spread == 1 else f"place + ox * {spread}"
     finish = _finish(family)
     # Blocks of channels lie too far apart for hardware to foresee the next one, and what sums meet
     # in the end is far away, too: a line of each is fetched along with every channel.
     coming = [("near", "x", f"at + D * H * W{scaled}", stride * channels)]
     for e in finish.whole:
-        coming.append((f"late_{e}", e, result(f"cb % {tile.vectors}"), spread * lanes))
+        result = finish.position("n", f"fb + cb % {tile.vectors}", first)
+        coming.append((f"late_{e}", e, result, spread * lanes))
     step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
     for p in pixels:
         step.append(f"pixel = splat(x, c + {p * stride * channels})")
@@ -471,30 +392,26 @@ def _tile(
         ["c = at", *step]
         if channels == 1
         else [
-            *(f"{line} = {first}" for line, _, first, _ in coming),
+            *(f"{line} = {start}" for line, _, start, _ in coming),
             "for c in range(at, at + here):",
             *(f"    prefetch({buffer}, {line})" for line, buffer, _, _ in coming),
             *(f"    {line} += {distance}" for line, _, _, distance in coming),
             *_indent(1, step),
         ]
     )
+    blocks = [
+        *([f"here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
+        "for kz in range(KD):",
+        "    for ky in range(KH):",
+        f"        at = ({start} + ox * {stride}){scaled}",
+        "        for kx in range(KW):",
+        *_indent(3, taps),
+        f"            at += DW{scaled}",
+    ]
     sums = [f"s{p}_{v}" for p in pixels for v in vectors]
-    blocks = (
-        _within(edges, channels, lanes)
-        if edges
-        else [
-            *([f"here = min({channels}, C - cb * {channels})"] if channels > 1 else []),
-            "for kz in range(KD):",
-            "    for ky in range(KH):",
-            f"        at = ({start} + ox * {stride}){scaled}",
-            "        for kx in range(KW):",
-            *_indent(3, taps),
-            f"            at += DW{scaled}",
-        ]
-    )
-    lines = [f"{'total_' if split else ''}{name} = zero()" for name in sums]
-    if edges is None:
-        lines.append(f"k = tile * C * KD * KH * KW * {block}")
+    total = "total_" if split else ""
+    lines = [f"{total}{name} = zero()" for name in sums]
+    lines.append(f"k = tile * C * KD * KH * KW * {block}")
     if split:
         lines += [
             "for begin_cb in range(0, CB, span):",
@@ -506,43 +423,21 @@ def _tile(
     else:
         lines += ["for cb in range(CB):", *_indent(1, blocks)]
     for v in vectors:
-        here = f"fb + {v}"
-        stores = finish.before("n", here, str(v))
-        stores.append(f"at = {result(v)}")
-        for p in pixels:
-            at = f"at + {p * spread * lanes}"
-            pixel = f"place + {along} + {p * spread}"
-            value = finish.value(
-                f"{'total_' if split else ''}s{p}_{v}", "n", here, pixel, at, str(v)
-            )
-            stores.append(f"store(y, {at}, {value})")
-        # The last tile may have fewer blocks of filters than vectors.
-        lines += [f"if {here} < FB:", *_indent(1, stores)] if v else stores
+        results = [(f"{total}s{p}_{v}", p * spread) for p in pixels]
+        lines += _stores(finish, v, first, results)
     return lines
 
 
-def _within(edges: Edges, channels: int, lanes: int) -> list[str]:
-    """Statements that sum up block cb of the channels where windows are inside the input."""
-    vectors = range(edges.tile.vectors)
-    block = edges.tile.vectors * lanes
-    inner = []
-    for meets in edges.meets:
-        step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
-        for p, column in meets:
-            step.append(f"pixel = splat(x, c + {column * channels})")
-            step += [f"s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
-        step.append(f"k += {block}")
-        inner += ["for c in range(row, row + here):", *_indent(1, step)]
-    return [
-        f"here = min({channels}, C - cb * {channels})",
-        "for kz in range(KD):",
-        "    for ky in range(KH):",
-        "        iz = oz * SD + kz * DD - PD",
-        "        iy = oy * SH + ky * DH - PH",
-        "        if iz < 0 or iz >= D or iy < 0 or iy >= H:",
-        "            continue",
-        f"        row = (((n * XB + xb + cb) * D + iz) * H + iy) * W * {channels}",
-        f"        k = (tile * C + cb * {channels}) * KD * KH * KW * {block}",
-        f"        k += (kz * KH + ky) * KW * here * {block}",
-        *_indent(2, inner),
-    ]
+def _stores(
+    finish: lanewise.Finish, vector: int, first: str, results: list[tuple[str, int]]
+) -> list[str]:
+    """Statements that store sums of a vector of filters, each so many pixels after the first."""
+    here, mark = f"fb + {vector}", str(vector)
+    lines = finish.before("n", here, mark)
+    lines.append(f"at = {finish.position('n', here, first)}")
+    for total, pixel in results:
+        at = f"at + {pixel * finish.lanes}"
+        value = finish.value(total, "n", here, f"{first} + {pixel}", at, mark)
+        lines.append(f"store(y, {at}, {value})")
+    # The last tile may have fewer blocks of filters than vectors.
+    return [f"if {here} < FB:", *_indent(1, lines)] if vector else lines

@@ -32,13 +32,16 @@ class Finish:
     """What results go through before they are stored: a bias and an epilogue, block by block.
 
     Results have the axes batch, block of channels, pixel and lane, with indices and sizes named
-    here; the epilogue is planar.
+    here; the epilogue is planar. With ``paired`` a vector holds two neighbouring pixels.
     """
 
-    def __init__(self, epilogue: Epilogue | None, lanes: int, bias: str = "") -> None:
+    def __init__(
+        self, epilogue: Epilogue | None, lanes: int, bias: str = "", paired: bool = False
+    ) -> None:
         self.epilogue = epilogue.flattened(trailing=1) if epilogue else None
         self.lanes = lanes
         self.bias = bias
+        self.paired = paired
 
     @property
     def whole(self) -> list[str]:
@@ -74,11 +77,11 @@ class Finish:
         lines = []
         if self.bias:
             first = f"({block}) * {self.lanes}"
-            lines.append(f"{self.bias}_{mark} = load_first({self.bias}, {first}, F - {first})")
+            load = "twice_first" if self.paired else "load_first"
+            lines.append(f"{self.bias}_{mark} = {load}({self.bias}, {first}, F - {first})")
         for k, present in self._operands():
             if not present[2]:
-                index = self._index(present, batch, block, "0")
-                lines.append(f"e{k}_{mark} = {self._load(k, present, index)}")
+                lines.append(f"e{k}_{mark} = {self._load(k, present, batch, block)}")
         return lines
 
     def value(self, total: str, batch: str, block: str, pixel: str, at: str, mark: str) -> str:
@@ -90,10 +93,13 @@ class Finish:
             name = f"e{k}_{mark}"
             if present[2]:
                 whole = self.epilogue.whole[k - 1]
-                index = at if whole else self._index(present, batch, block, pixel)
-                name = self._load(k, present, index)
+                name = f"load(e{k}, {at})" if whole else self._load(k, present, batch, block, pixel)
             given.append(name)
         return f"{FINISH}({', '.join(given)})"
+
+    def position(self, batch: str, block: str, pixel: str) -> str:
+        """Where the first lane of a result is, in blocks of which an image has YB."""
+        return f"(({batch} * YB + {block}) * P + {pixel}) * {self.lanes}"
 
     def _operands(self) -> list[tuple[int, tuple[bool, ...]]]:
         """The operands that the epilogue reads, with the axes of the result that they have."""
@@ -102,8 +108,17 @@ class Finish:
         used = symbols(self.epilogue.expression)
         return [(k, p) for k, p in enumerate(self.epilogue.present, 1) if operand(k) in used]
 
-    def _load(self, k: int, present: tuple[bool, ...], index: str) -> str:
-        return f"{'load' if present[3] else 'splat'}(e{k}, {index})"
+    def _load(
+        self, k: int, present: tuple[bool, ...], batch: str, block: str, pixel: str = "0"
+    ) -> str:
+        """The vector of the operand's elements; ``present`` are the axes that it has."""
+        index = self._index(present, batch, block, pixel)
+        several, lanes = present[2:]
+        if self.paired and not lanes and several:
+            return f"pair(e{k}, {index}, {self._index(present, batch, block, pixel + ' + 1')})"
+        if self.paired and lanes and not several:
+            return f"twice(e{k}, {index})"
+        return f"{'load' if lanes else 'splat'}(e{k}, {index})"
 
     def _index(self, present: tuple[bool, ...], batch: str, block: str, pixel: str) -> str:
         axes = [Symbol(name, "int64") for name in (batch, f"({block})", f"({pixel})", "0")]

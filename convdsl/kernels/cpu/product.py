@@ -7,8 +7,8 @@ in the end; otherwise they run along the columns. Big factors are read once from
 
 from __future__ import annotations
 
-from convdsl.kernels.cpu.direct import REGISTERS
 from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.tiles import REGISTERS
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Load, Symbol, bare
 from convdsl.ops.families import Product

@@ -63,9 +63,9 @@ class CpuTarget:
             case Convolution() if form := self._winograd(family):
                 return winograd.recipe(family, images, form, self.threads)
             case Convolution() if direct.fits(family):
-                return direct.recipe(family, images, self.threads, self.exact)
+                return direct.recipe(family, images, self.lanes, self.threads, self.exact)
             case Convolution() if weight_gradient.fits(family):
-                return weight_gradient.recipe(family, images, self.threads)
+                return weight_gradient.recipe(family, images, self.lanes, self.threads)
             case Pooling() | PoolingGradient() if pooling.fits(family):
                 return pooling.recipe(family, images)
             case Reblock():
@@ -109,4 +109,4 @@ class CpuTarget:
         return any_direction or weight_gradient.fits(family) or bool(self._winograd(family))
 
     def _winograd(self, family: Convolution) -> Form | None:
-        return None if self.exact else winograd.form_of(family, self.threads)
+        return None if self.exact else winograd.form_of(family, self.lanes, self.threads)

@@ -2,16 +2,18 @@
 
 A register tile holds the sums of some channels (or, where the input is plain, of some elements of
 the window) × vectors of filters; it goes over the pixels of all images, chunk by chunk of rows so
-that what is read stays in the cache while the window moves over it.
+that what is read stays in the cache while the window moves over it. Of short rows, instead, a row
+of dy is in registers while one of x goes by, each of whose elements is read once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu.direct import LATENCY, NEAR, REGISTERS
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
+from convdsl.kernels.cpu.rows import WIDEST, WORTH, Column, met_by
+from convdsl.kernels.cpu.tiles import LATENCY, NEAR, REGISTERS
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Convolution
@@ -58,8 +60,150 @@ def _tile_of(family: Convolution, extent: int) -> _Tile:
     )
 
 
-def recipe(family: Convolution, images: Images, threads: int) -> Recipe:
-    """Pad x, sum, put the sums where the weights are."""
+@dataclass(frozen=True)
+class _Row:
+    """A row of dy in registers."""
+
+    pixels: int
+    """Vectors of dy."""
+    paired: bool
+    """Whether a vector holds two neighbouring pixels."""
+    met: tuple[Column, ...]
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds for a channel, a row of the window and a vector of filters."""
+        return sum(len(column.meeting) for column in self.met)
+
+
+def _row_of(family: Convolution, lanes: int) -> _Row | None:
+    """The rows of dy, where they are short and going by them pays."""
+    s = sizes_of(family.geometry)
+    paired = 2 * family.y_lanes == lanes and s.OW % 2 == 0
+    pixels = s.OW // 2 if paired else s.OW
+    if s.KW > WIDEST or pixels + s.KW + 1 > REGISTERS[lanes if paired else family.y_lanes]:
+        return None
+    row = _Row(pixels, paired, met_by(s, pixels, paired))
+    # In half cycles for a row of x, or a block of its channels, and a vector of filters.
+    loads = sum(column.loads for column in row.met)
+    by_row: float = max(row.products, loads + s.KW, 2 * s.KW)
+    channels = family.channels // family.groups
+    plain = family.x_lanes == 1
+    extent = s.KH * s.KW if plain else family.x_lanes
+    tile = _tile_of(family, extent)
+    step = max(tile.sources * tile.vectors, LATENCY, tile.sources + tile.vectors) / tile.vectors
+    by_tile = s.OW * -(-extent // tile.sources) * step
+    if plain:
+        by_row *= s.KH
+    else:
+        by_row = by_row * channels / -(-channels // family.x_lanes)
+        by_tile *= s.KW
+    return row if by_row < WORTH * by_tile else None
+
+
+def recipe(family: Convolution, images: Images, lanes: int, threads: int) -> Recipe:
+    """Sum, put the sums where the weights are. ``lanes`` is the processor's vector width."""
+    row = _row_of(family, lanes)
+    return _by_rows(row, family, images, threads) if row else _by_tiles(family, images, threads)
+
+
+def _splits(family: Convolution, units: int, threads: int) -> int:
+    """Among how many units the images are divided: where there are few sums, threads take some."""
+    return 1 if units >= 2 * threads else min(family.batch, -(-2 * threads // units))
+
+
+def _by_rows(row: _Row, family: Convolution, images: Images, threads: int) -> Recipe:
+    s, lanes = sizes_of(family.geometry), family.y_lanes
+    wide = 2 * lanes if row.paired else lanes
+    blocks = -(-family.filters // lanes)
+    channels = family.channels // family.groups
+    channel_blocks = -(-channels // family.x_lanes)
+    units = blocks * channel_blocks
+    splits = _splits(family, units, threads)
+    size = units * family.x_lanes * s.taps * wide
+    sum_up = Call(
+        _row_kernel(row, family),
+        ("in0", "in1", "sums"),
+        (
+            images.blocks(0, s.inputs * family.x_lanes) or channel_blocks * family.groups,
+            images.blocks(1, s.outputs * lanes) or blocks,
+            *(family.batch, channels, channel_blocks, blocks // family.groups),
+            *(s.D, s.H, s.W, s.OD, s.OH, s.OW, s.KD, s.KH),
+            *(s.SD, s.SH, s.DD, s.DH, s.PD, s.PH, units, splits),
+        ),
+        units * splits,
+        row.products * s.KD * s.KH * s.OD * s.OH * channels * blocks * family.batch,
+    )
+    unpack = Call(
+        _unpack(1, lanes, row.paired, plain=False),
+        ("sums", "out"),
+        (
+            *(family.filters, channels, s.KD * s.KH, s.KW, s.KW),
+            *(channel_blocks * family.x_lanes, splits, size),
+        ),
+        blocks,
+        family.filters * channels * s.taps,
+    )
+    reason = f"summed over pixels, {s.OW} of a row × {lanes} filters in registers"
+    return Recipe((sum_up, unpack), (("sums", splits * size),), reason)
+
+
+def _row_kernel(row: _Row, family: Convolution) -> Kernel:
+    s = sizes_of(family.geometry)
+    channels, lanes = family.x_lanes, family.y_lanes
+    wide = 2 * lanes if row.paired else lanes
+    columns = range(s.KW)
+    step = [f"s{k} = load(sums, k + {k * wide})" for k in columns]
+    for column in row.met:
+        step.append(f"pixel = {column.vector('c', channels, row.paired)}")
+        step += [f"s{k} = fma(pixel, dy{p}, s{k})" for p, k in column.meeting]
+    step += [f"store(sums, k + {k * wide}, s{k})" for k in columns]
+    body = [
+        f"taps = KD * KH * {s.KW * wide}",
+        "for unit in range(begin, end):",
+        "    split = unit // units",
+        "    tile = unit % units // CB",
+        "    xb = tile // tiles * CB + unit % CB",
+        f"    here = min({channels}, C - unit % CB * {channels})",
+        f"    first = unit * {channels} * taps",
+        f"    for k in range(first, first + {channels} * taps):",
+        "        sums[k] = float32(0.0)",
+        "    for n in range(split * N // splits, (split + 1) * N // splits):",
+        "        for row in range(OD * OH):",
+        "            oz = row // OH",
+        "            oy = row % OH",
+        f"            place = ((n * YB + tile) * OD * OH + row) * OW * {lanes}",
+        *_indent(3, [f"dy{p} = load(dy, place + {p * wide})" for p in range(row.pixels)]),
+        "            for kz in range(KD):",
+        "                iz = oz * SD + kz * DD - PD",
+        "                if iz < 0 or iz >= D:",
+        "                    continue",
+        "                for ky in range(KH):",
+        "                    iy = oy * SH + ky * DH - PH",
+        "                    if iy < 0 or iy >= H:",
+        "                        continue",
+        f"                    at = (((n * XB + xb) * D + iz) * H + iy) * W * {channels}",
+        f"                    k = first + (kz * KH + ky) * {s.KW * wide}",
+        "                    for c in range(at, at + here):",
+        *_indent(6, step),
+        "                        k += taps",
+    ]
+    name = f"weight_gradient_row_of_{row.pixels}x{lanes}"
+    return kernel(
+        name + ("_in_pairs" if row.paired else ""),
+        [("x", "float32"), ("dy", "float32"), ("sums", "float32")],
+        (
+            *("XB", "YB", "N", "C", "CB", "tiles", "D", "H", "W", "OD", "OH", "OW", "KD", "KH"),
+            *("SD", "SH", "DD", "DH", "PD", "PH", "units", "splits"),
+        ),
+        body,
+        f"sums[F/{lanes}, C, window, {wide}] of x · dy over pixels.",
+        ("contract",),
+        wide,
+    )
+
+
+def _by_tiles(family: Convolution, images: Images, threads: int) -> Recipe:
     s = sizes_of(family.geometry)
     plain = family.x_lanes == 1
     # Of a plain input, as of an image, the elements of a plane of the window are the sources.
@@ -74,8 +218,7 @@ def recipe(family: Convolution, images: Images, threads: int) -> Recipe:
     parts = 1 if plain else family.x_lanes // tile.sources
     window = s.KD * rows * columns
     units = tiles * channel_blocks * parts
-    # Where there are few sums, threads take different images.
-    splits = 1 if units >= 2 * threads else min(family.batch, -(-2 * threads // units))
+    splits = _splits(family, units, threads)
     each = window * tile.sources * wide
     sums = splits * units * each
     calls, temporaries = [], [("sums", sums)]
@@ -116,7 +259,7 @@ def recipe(family: Convolution, images: Images, threads: int) -> Recipe:
     )
     calls.append(
         Call(
-            _unpack(tile, wide, plain),
+            _unpack(tile.sources, wide, False, plain),
             ("sums", "out"),
             sizes,
             tiles,
@@ -212,13 +355,14 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _unpack(tile: _Tile, wide: int, plain: bool) -> Kernel:
+def _unpack(sources: int, wide: int, paired: bool, plain: bool) -> Kernel:
     rows = "(f // {wide} * parts + {part}) * R * columns + r * columns + {column}"
     part, column, source = (
-        ("c", f"k // {tile.sources}", f"k % {tile.sources}")
+        ("c", f"k // {sources}", f"k % {sources}")
         if plain
-        else (f"c // {tile.sources}", "k", f"c % {tile.sources}")
+        else (f"c // {sources}", "k", f"c % {sources}")
     )
+    held, halves = (2 * wide, ("", f" + {wide}")) if paired else (wide, ("",))
     at = rows.format(wide=wide, part=part, column=column)
     body = [
         "for unit in range(begin, end):",
@@ -226,14 +370,14 @@ def _unpack(tile: _Tile, wide: int, plain: bool) -> Kernel:
         f"        for f in range(unit * {wide}, min(unit * {wide} + {wide}, F)):",
         "            for r in range(R):",
         "                for k in range(KW):",
-        f"                    at = (({at}) * {tile.sources} + {source}) * {wide} + f % {wide}",
+        f"                    at = (({at}) * {sources} + {source}) * {held} + f % {wide}",
         "                    total = float32(0.0)",
         "                    for split in range(splits):",
-        "                        total += sums[split * size + at]",
+        *(f"                        total += sums[split * size + at{half}]" for half in halves),
         "                    dw[((f * C + c) * R + r) * KW + k] = total",
     ]
     return kernel(
-        f"unpack_{tile.sources}x{wide}" + ("_plain" if plain else ""),
+        f"unpack_{sources}x{wide}" + ("_plain" if plain else "") + ("_in_pairs" if paired else ""),
         [("sums", "float32"), ("dw", "float32")],
         ["F", "C", "R", "KW", "columns", "parts", "splits", "size"],
         body,

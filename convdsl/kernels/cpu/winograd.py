@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convdsl.kernels.cpu import lanewise
-from convdsl.kernels.cpu.direct import Tile, edges_of, products, tile_of
 from convdsl.kernels.cpu.frame import kernel
+from convdsl.kernels.cpu.rows import row_of, time_of
+from convdsl.kernels.cpu.tiles import Tile, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
 from convdsl.kernels.sizes import sizes_of
@@ -53,8 +54,11 @@ def _division(form: Form, family: Convolution, threads: int) -> _Division:
     return _Division(tiles, -(-tiles // groups), 1)
 
 
-def form_of(family: Convolution, threads: int) -> Form | None:
-    """The fastest form for the family; None where it has none, or its direct sum is faster."""
+def form_of(family: Convolution, lanes: int, threads: int) -> Form | None:
+    """The fastest form for the family; None where it has none, or its direct sum is faster.
+
+    ``lanes`` is the processor's vector width.
+    """
     if family.direction == "weight" or len(family.geometry.window) != 2 or family.groups > 1:
         return None
     g = family.geometry
@@ -84,7 +88,7 @@ def form_of(family: Convolution, threads: int) -> Form | None:
         passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
         return time(pairs, form.points, passes, MOVED * pairs * (channel_blocks + blocks))
 
-    direct = time(products(family, edges_of(family)), s.taps, 1, 0.0)
+    direct = time(time_of(family, row_of(family, lanes)), s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
     best = min(times, key=times.__getitem__, default=None)
     return best if best and times[best] < direct else None

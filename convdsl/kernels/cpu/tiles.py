@@ -1,0 +1,46 @@
+"""Register tiles of convolutions on the CPU: pixels × filters whose sums are in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REGISTERS = {4: 16, 8: 16, 16: 32}
+"""Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
+LATENCY = 8
+"""Multiply-adds that must be under way for one to finish every half cycle."""
+NEAR = 1 << 18
+"""Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels and vectors of filters whose totals are in registers at a time."""
+
+    pixels: int
+    vectors: int
+
+
+def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
+    """The best tile for rows of that width and so many blocks of filters.
+
+    With ``whole`` the tiles divide the blocks.
+    """
+
+    def step(pixels: int, vectors: int) -> float:
+        # Cycles for one channel: the multiply-adds or their latency, and some for the loads.
+        return max(pixels * vectors, LATENCY) + 0.25 * (pixels + 2 * vectors) + 1
+
+    def cost(tile: Tile) -> float:
+        full, rest = divmod(width, tile.pixels)
+        row = full * step(tile.pixels, tile.vectors)
+        if rest:  # a second tile, which has to be compiled, too
+            row = (row + step(rest, tile.vectors)) * 1.03
+        return row * -(-blocks // tile.vectors)
+
+    candidates = [
+        Tile(pixels, vectors)
+        for vectors in range(1, 5)
+        if vectors <= blocks and not (whole and blocks % vectors)
+        for pixels in range(1, min(width, (REGISTERS[lanes] - 1 - vectors) // vectors) + 1)
+    ]
+    return min(candidates, key=cost)
