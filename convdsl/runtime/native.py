@@ -568,7 +568,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
         return builder.shuffle_vector(value, ir.Constant(halves, ir.Undefined), mask)
 
     @intrinsic
-    def twice(typing_context: Any, pointer: Any, index: Any) -> Any:
+    def repeat(typing_context: Any, pointer: Any, index: Any) -> Any:
         """Half as many lanes at consecutive positions, in both halves."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -580,7 +580,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
         return vector(pointer, types.intp), generate
 
     @intrinsic
-    def twice_first(typing_context: Any, pointer: Any, index: Any, count: Any) -> Any:
+    def repeat_first(typing_context: Any, pointer: Any, index: Any, count: Any) -> Any:
         """The first ``count`` of half as many lanes, then zeros, in both halves."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -625,7 +625,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
     return (
         *(load, load_first, gather, gather_first, splat, zero, wide, fma),
         *(store, store_first, total_of),
-        *(twice, twice_first, pair, beside_zero(second=False), beside_zero(second=True)),
+        *(repeat, repeat_first, pair, beside_zero(second=False), beside_zero(second=True)),
     )
 
 

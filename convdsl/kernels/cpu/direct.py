@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from convdsl.kernels.cpu import lanewise, rows
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.tiles import NEAR, Tile, tile_of
+from convdsl.kernels.cpu.tiles import NEAR, Ahead, Tile, ahead_of, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
@@ -141,14 +141,18 @@ def _add(
     span = max(1, SUMMED // (family.x_lanes * max(s.taps, 1)))
     split = exact and span * family.x_lanes < grouping.channels
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
+    # The next tile's weights are fetched while this one's are multiplied with all pixels of a unit.
+    sweeps = max(1, s.OD * s.OH // parts * (1 if row else -(-s.OW // tile.pixels)))
+    loaded = row.vectors * s.KW if row else tile.vectors
+    ahead = ahead_of(loaded, lanes, sweeps)
     step, first = triple(part.step, 1), triple(part.first, 0)
     # The part's results may be some of all.
     full = triple(original.geometry.input, 1) if mirrored else (s.OD, s.OH, s.OW)
     calls.append(
         Call(
-            _row_kernel(row, step[2], family)
+            _row_kernel(row, step[2], ahead, family)
             if row
-            else _tile_kernel(tile, s.OW % tile.pixels, s.SW, step[2], family, split),
+            else _tile_kernel(tile, s.OW % tile.pixels, s.SW, step[2], ahead, family, split),
             (source, packed, *(f"in{k}" for k in range(2, count)), "out"),
             (
                 family.batch,
@@ -165,8 +169,9 @@ def _add(
                 *(*full, *step[:2], *first),
                 parts,
                 chunks,
-                *((span,) if split else ()),
+                ahead.pace,
                 *((s.PD, s.PH) if row else ()),
+                *((span,) if split else ()),
                 *((chunks, 1) if filters_outermost else (1, tiles)),
             ),
             tiles * chunks,
@@ -289,6 +294,7 @@ def _kernel(
     name: str, row: list[str], sizes: list[str], vectors: int, family: Convolution, wide: int
 ) -> Kernel:
     """The kernel that computes row after row by these statements, in vectors of ``wide`` lanes."""
+    lanes = family.y_lanes
     body = [
         "P = YD * YH * YW",
         "for unit in range(begin, end):",
@@ -298,6 +304,7 @@ def _kernel(
         "    chunk = unit // by_chunks % chunks",
         "    n = chunk // parts",
         "    cut = chunk % parts",
+        f"    next = (tile + 1) * C * KD * KH * KW * {vectors * lanes}",
         "    for row in range(cut * OD * OH // parts, (cut + 1) * OD * OH // parts):",
         "        oz = row // OH",
         "        oy = row % OH",
@@ -310,7 +317,6 @@ def _kernel(
     if family.epilogue:
         pointers += family.epilogue.operands
     source = "x[N, C, D, H, W]" if family.x_lanes == 1 else f"x[N, XB, D, H, W, {family.x_lanes}]"
-    lanes = family.y_lanes
     return kernel(
         name + ("_plain" if family.x_lanes == 1 else "") + ("_bias" if family.bias else ""),
         [*pointers, ("y", "float32")],
@@ -323,7 +329,7 @@ def _kernel(
     )
 
 
-def _row_kernel(row: rows.Row, step: int, family: Convolution) -> Kernel:
+def _row_kernel(row: rows.Row, step: int, ahead: Ahead, family: Convolution) -> Kernel:
     lanes = family.y_lanes
     name = f"convolution_row_of_{row.pixels}x{row.vectors * lanes}"
     if row.paired:
@@ -331,30 +337,31 @@ def _row_kernel(row: rows.Row, step: int, family: Convolution) -> Kernel:
     if step > 1:
         name += f"_into{step}"
     finish = _finish(family, row.paired)
-    body = rows.statements(row, family)
+    body = rows.statements(row, family, ahead)
     for v in range(row.vectors):
         results = [(f"s{p}_{v}", p * (2 if row.paired else step)) for p in range(row.pixels)]
         body += _stores(finish, v, "place", results)
     wide = 2 * lanes if row.paired else lanes
-    return _kernel(name, body, ["PD", "PH"], row.vectors, family, wide)
+    return _kernel(name, body, ["pace", "PD", "PH"], row.vectors, family, wide)
 
 
 def _tile_kernel(
-    tile: Tile, rest: int, stride: int, step: int, family: Convolution, split: bool
+    tile: Tile, rest: int, stride: int, step: int, ahead: Ahead, family: Convolution, split: bool
 ) -> Kernel:
     body = [
         "ox = 0",
         f"while ox + {tile.pixels} <= OW:",
-        *_indent(1, _tile(tile, stride, step, family, split)),
+        *_indent(1, _tile(tile, stride, step, ahead, family, split)),
         f"    ox += {tile.pixels}",
-        *(_tile(Tile(rest, tile.vectors), stride, step, family, split) if rest else []),
+        *(_tile(Tile(rest, tile.vectors), stride, step, ahead, family, split) if rest else []),
     ]
     name = f"convolution_{tile.pixels}x{tile.vectors * family.y_lanes}_stride{stride}"
     if step > 1:
         name += f"_into{step}"
     if split:
         name += "_split"
-    return _kernel(name, body, ["span"] if split else [], tile.vectors, family, family.y_lanes)
+    sizes = ["pace", "span"] if split else ["pace"]
+    return _kernel(name, body, sizes, tile.vectors, family, family.y_lanes)
 
 
 def _finish(family: Convolution, paired: bool = False) -> lanewise.Finish:
@@ -365,7 +372,9 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
-def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool) -> list[str]:
+def _tile(
+    tile: Tile, stride: int, spread: int, ahead: Ahead, family: Convolution, split: bool
+) -> list[str]:
     """Statements that compute and store the tile at column ox of a row.
 
     With ``split`` its sums over ``span`` blocks of channels at a time are added up.
@@ -387,7 +396,7 @@ def _tile(tile: Tile, stride: int, spread: int, family: Convolution, split: bool
     for p in pixels:
         step.append(f"pixel = splat(x, c + {p * stride * channels})")
         step += [f"s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
-    step.append(f"k += {block}")
+    step += [*ahead.statements("packed", lanes), f"k += {block}"]
     taps = (
         ["c = at", *step]
         if channels == 1

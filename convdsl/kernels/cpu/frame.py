@@ -15,7 +15,7 @@ from convdsl.plan.model import Kernel
 VECTOR_FUNCTIONS = (
     *("load", "load_first", "gather", "gather_first", "splat", "zero", "wide", "fma"),
     *("store", "store_first", "total_of"),
-    *("twice", "twice_first", "pair", "former", "latter"),
+    *("repeat", "repeat_first", "pair", "former", "latter"),
 )
 POINTER = {"float32": "floats", "int64": "ints"}
 

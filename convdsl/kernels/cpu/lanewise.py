@@ -77,7 +77,7 @@ class Finish:
         lines = []
         if self.bias:
             first = f"({block}) * {self.lanes}"
-            load = "twice_first" if self.paired else "load_first"
+            load = "repeat_first" if self.paired else "load_first"
             lines.append(f"{self.bias}_{mark} = {load}({self.bias}, {first}, F - {first})")
         for k, present in self._operands():
             if not present[2]:
@@ -117,7 +117,7 @@ class Finish:
         if self.paired and not lanes and several:
             return f"pair(e{k}, {index}, {self._index(present, batch, block, pixel + ' + 1')})"
         if self.paired and lanes and not several:
-            return f"twice(e{k}, {index})"
+            return f"repeat(e{k}, {index})"
         return f"{'load' if lanes else 'splat'}(e{k}, {index})"
 
     def _index(self, present: tuple[bool, ...], batch: str, block: str, pixel: str) -> str:

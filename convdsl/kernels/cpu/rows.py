@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu.tiles import LATENCY, REGISTERS, tile_of
+from convdsl.kernels.cpu.tiles import LATENCY, REGISTERS, Ahead, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
@@ -88,20 +88,26 @@ def row_of(family: Convolution, lanes: int, step: int = 1) -> Row | None:
     registers = REGISTERS[lanes if paired else family.y_lanes]
     pixels = s.OW // 2 if paired else s.OW
     blocks = -(-family.filters // family.y_lanes)
-    vectors = min(blocks, (registers - 1) // (pixels + 1))
-    if vectors < 1:
+    met = met_by(s, pixels, paired)
+    rows = []
+    for vectors in range(1, min(blocks, (registers - 1) // (pixels + 1)) + 1):
+        held = (registers - 1) // vectors
+        sums = min(-(-LATENCY // (pixels * vectors)), s.KW, (held - 1) // pixels)
+        columns = min(s.KW, held - pixels * sums)
+        rows.append(Row(pixels, vectors, paired, sums, columns, met))
+    if not rows:
         return None
-    sums = min(-(-LATENCY // (pixels * vectors)), s.KW, (registers - 1) // vectors // pixels)
-    columns = min(s.KW, (registers - 1) // vectors - pixels * sums)
-    if columns < 1:
-        sums, columns = 1, 1
-    row = Row(pixels, vectors, paired, sums, columns, met_by(s, pixels, paired))
+
+    def cost(row: Row) -> float:
+        return row.time * row.vectors * -(-blocks // row.vectors)
+
+    # Of equals the one whose weights take least of the cache.
+    row = min(rows, key=cost)
     tile = tile_of(s.OW, blocks, family.y_lanes)
     full, rest = divmod(s.OW, tile.pixels)
     tiles = [tile.pixels] * full + [rest] * (rest > 0)
     by_tiles = s.KW * sum(max(p * tile.vectors, p + tile.vectors, LATENCY) for p in tiles)
-    by_row = row.time * vectors * -(-blocks // vectors)
-    return row if by_row < WORTH * by_tiles * -(-blocks // tile.vectors) else None
+    return row if cost(row) < WORTH * by_tiles * -(-blocks // tile.vectors) else None
 
 
 def met_by(s: Sizes, pixels: int, paired: bool) -> tuple[Column, ...]:
@@ -152,17 +158,18 @@ def _inside(size: int, results: int, window: int, stride: int, before: int, apar
     return sum(0 <= at < size for at in met)
 
 
-def statements(row: Row, family: Convolution) -> list[str]:
+def statements(row: Row, family: Convolution, ahead: Ahead) -> list[str]:
     """Statements that sum up a row of results, into s0_0, s0_1, … by pixels and vectors.
 
     They read x and ``packed`` of image n and row (oz, oy), as a tile's do.
     """
     s = sizes_of(family.geometry)
     channels, block = family.x_lanes, row.vectors * family.y_lanes
-    load = "twice" if row.paired else "load"
+    load = "repeat" if row.paired else "load"
     inner = []
     for first in _firsts(row, s.KW):
         kept = range(first, min(first + row.columns, s.KW))
+        coming = [] if first else ahead.statements("packed", family.y_lanes)
         step = [
             f"w{k}_{v} = {load}(packed, k + {k} * apart + {v * family.y_lanes})"
             for k in kept
@@ -181,7 +188,7 @@ def statements(row: Row, family: Convolution) -> list[str]:
             inner += [
                 "k = start",
                 "for c in range(at, at + here):",
-                *(INDENT + line for line in [*step, f"k += {block}"]),
+                *(INDENT + line for line in [*coming, *step, f"k += {block}"]),
             ]
     results = [(p, v) for p in range(row.pixels) for v in range(row.vectors)]
     lines = [f"s{p}_{v}_{i} = zero()" for p, v in results for i in range(row.sums)]

@@ -20,15 +20,16 @@ class Tile:
     vectors: int
 
 
-def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
+def tile_of(width: int, blocks: int, lanes: int, whole: bool = False, weight: float = 0.75) -> Tile:
     """The best tile for rows of that width and so many blocks of filters.
 
-    With ``whole`` the tiles divide the blocks.
+    With ``whole`` the tiles divide the blocks. ``weight`` is what loading a vector of weights costs
+    in multiply-adds.
     """
 
     def step(pixels: int, vectors: int) -> float:
-        # Cycles for one channel: the multiply-adds or their latency, and some for the loads.
-        return max(pixels * vectors, LATENCY) + 0.25 * (pixels + 2 * vectors) + 1
+        # Half cycles for a channel: the multiply-adds or their latency, and some for the loads.
+        return max(pixels * vectors, LATENCY) + 0.25 * pixels + weight * vectors + 1
 
     def cost(tile: Tile) -> float:
         full, rest = divmod(width, tile.pixels)
@@ -44,3 +45,25 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False) -> Tile:
         for pixels in range(1, min(width, (REGISTERS[lanes] - 1 - vectors) // vectors) + 1)
     ]
     return min(candidates, key=cost)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is fetched of the weights that are needed next, along with every step of a sum.
+
+    ``count`` vectors of them from ``next`` on, which then moves by ``pace`` elements.
+    """
+
+    count: int
+    pace: int
+
+    def statements(self, weights: str, lanes: int) -> list[str]:
+        """The statements of a step; ``next`` and ``pace`` are variables of the kernel."""
+        lines = [f"prefetch({weights}, next + {i * lanes})" for i in range(self.count)]
+        return [*lines, "next += pace"] if lines else []
+
+
+def ahead_of(vectors: int, lanes: int, sweeps: int) -> Ahead:
+    """Weights of so many vectors a step are swept so often before the next are needed."""
+    count = -(-vectors // max(sweeps, 1))
+    return Ahead(count, min(count * lanes, -(-vectors * lanes // max(sweeps, 1))))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.rows import row_of, time_of
-from convdsl.kernels.cpu.tiles import Tile, tile_of
+from convdsl.kernels.cpu.tiles import Ahead, Tile, ahead_of, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
 from convdsl.kernels.sizes import sizes_of
@@ -27,10 +27,16 @@ from convdsl.kernels.winograd import (
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
-GROUP = 56
-"""Tiles of a group: their products read every weight once."""
-STREAM = 4
-"""Bytes of weights that come from memory in the time of a vector's multiply-add."""
+GROUP = 28
+"""Tiles of a group: their products read every weight once, and they stay in the cache."""
+STREAM = 5
+"""Bytes that come from memory in the time of a vector's multiply-add, for all threads together."""
+HELD = 1 << 20
+"""Bytes of weights that stay in a cache from one call to the next."""
+LINE = 16
+"""Elements of a cache line."""
+DIRECT = 1.2
+"""Such times that a multiply-add takes in a direct sum, which waits now and then."""
 MOVED = 6
 """Such times that a vector's way through the transforms takes, at each point of a tile."""
 
@@ -75,20 +81,23 @@ def form_of(family: Convolution, lanes: int, threads: int) -> Form | None:
     s = sizes_of(family.geometry)
     channel_blocks = -(-family.channels // family.x_lanes)
     blocks = -(-family.filters // family.y_lanes)
-    weight_bytes = 4 * family.channels * family.filters
 
     def time(pairs: int, points: int, passes: int, transforms: float) -> float:
         # In multiply-adds of a vector; weights come from memory as they are used.
         computed = pairs * family.channels * blocks + transforms
-        return max(computed, passes * points * weight_bytes / STREAM) / threads
+        weights = 4 * family.channels * family.filters * points
+        moved = passes * weights / STREAM if weights > HELD else 0.0
+        return max(computed / threads, moved)
 
     def fast(form: Form) -> float:
         division = _division(form, family, threads)
         pairs = division.tiles * form.points
-        passes = -(-division.tiles // max(division.group, 1)) if division.cuts == 1 else 1
+        # Threads that read the same weights do so at about the same time.
+        together = division.group * (threads if division.cuts == 1 else 1)
+        passes = -(-division.tiles // max(together, 1))
         return time(pairs, form.points, passes, MOVED * pairs * (channel_blocks + blocks))
 
-    direct = time(time_of(family, row_of(family, lanes)), s.taps, 1, 0.0)
+    direct = DIRECT * time(time_of(family, row_of(family, lanes)), s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
     best = min(times, key=times.__getitem__, default=None)
     return best if best and times[best] < direct else None
@@ -103,9 +112,10 @@ def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Rec
     lanes, points = family.y_lanes, form.points
     blocks = -(-family.filters // lanes)
     channel_blocks = -(-family.channels // family.x_lanes)
-    tile = tile_of(division.group, blocks, lanes)
+    tile = tile_of(division.group, blocks, lanes, weight=0.5)
     filter_tiles = -(-blocks // tile.vectors)
     wide = tile.vectors * lanes
+    held = -(-division.group // tile.pixels) * tile.pixels
     weights = filter_tiles * points * family.channels * wide
     transform = Call(
         _weights_kernel(form, wide, lanes, mirrored),
@@ -114,23 +124,24 @@ def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Rec
         filter_tiles,
         weights * 4,
     )
-    held = -(-division.group // tile.pixels) * tile.pixels
     # The transformed inputs, the products, and one tile between its two passes.
-    inputs = points * channel_blocks * held * family.x_lanes
-    scratch = inputs + points * held * wide + points * lanes
+    plane = _apart(channel_blocks * held * family.x_lanes)
+    sheet = _apart(held * wide)
+    scratch = points * (plane + sheet + lanes)
     scratch = -(-scratch // 16) * 16
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     groups = -(-division.tiles // division.group)
+    ahead = ahead_of(tile.vectors, lanes, held // tile.pixels)
     convolve = Call(
-        _kernel(form, tile, family),
+        _kernel(form, tile, ahead, family),
         ("in0", "transformed", "scratch", *(f"in{k}" for k in range(2, count)), "out"),
         (
             *(family.batch, family.channels, channel_blocks, family.filters, blocks),
             images.blocks(0, s.inputs * family.x_lanes) or channel_blocks,
             images.blocks(RESULT, s.outputs * lanes) or blocks,
             *(s.H, s.W, s.OH, s.OW, s.PH, s.PW),
-            *(division.tiles, division.group, held, inputs, scratch),
-            *(filter_tiles, division.cuts),
+            *(division.tiles, division.group, held, plane, sheet, scratch),
+            *(filter_tiles, division.cuts, ahead.pace),
         ),
         groups * division.cuts,
         division.tiles * points * family.channels * family.filters // lanes,
@@ -141,6 +152,15 @@ def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Rec
     )
     temporaries = (("transformed", weights), ("scratch", scratch * threads))
     return Recipe((transform, convolve), temporaries, reason)
+
+
+def _apart(elements: int) -> int:
+    """How far apart to lay planes of so many elements, whose same elements are used together.
+
+    By an odd number of cache lines, so that these do not meet in few sets of the cache.
+    """
+    lines = -(-elements // LINE)
+    return LINE * (lines + (lines % 2 == 0))
 
 
 def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel:
@@ -184,10 +204,10 @@ def _weights_kernel(form: Form, wide: int, lanes: int, mirrored: bool) -> Kernel
 
 
 SIZES = ("N", "C", "CB", "F", "FB", "XB", "YB", "H", "W", "OH", "OW", "PH", "PW")
-GROUPS = ("tiles", "group", "held", "inputs", "size", "filter_tiles", "cuts")
+GROUPS = ("tiles", "group", "held", "plane", "sheet", "size", "filter_tiles", "cuts", "pace")
 
 
-def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
+def _kernel(form: Form, tile: Tile, ahead: Ahead, family: Convolution) -> Kernel:
     lanes, side, points = family.y_lanes, form.side, form.points
     wide = tile.vectors * lanes
     finish = lanewise.Finish(family.epilogue, lanes, "b" if family.bias else "")
@@ -196,22 +216,22 @@ def _kernel(form: Form, tile: Tile, family: Convolution) -> Kernel:
         f"TX = (OW + {side - 1}) // {side}",
         f"TY = (OH + {side - 1}) // {side}",
         "own = part * size",
-        "products = own + inputs",
-        f"between = products + {points} * held * {wide}",
+        f"products = own + {points} * plane",
+        f"between = products + {points} * sheet",
         "for unit in range(begin, end):",
         "    first = unit // cuts * group",
         "    here = min(group, tiles - first)",
-        "    for t in range(here):",
-        "        n = (first + t) // (TY * TX)",
-        f"        y0 = (first + t) // TX % TY * {side} - PH",
-        f"        x0 = (first + t) % TX * {side} - PW",
-        "        for cb in range(CB):",
+        "    for cb in range(CB):",
+        "        for t in range(here):",
+        "            n = (first + t) // (TY * TX)",
+        f"            y0 = (first + t) // TX % TY * {side} - PH",
+        f"            x0 = (first + t) % TX * {side} - PW",
         *_indent(3, _transform_input(form, family.x_lanes, lanes)),
         "    cut = unit % cuts",
         "    for ob in range(cut * filter_tiles // cuts, (cut + 1) * filter_tiles // cuts):",
         f"        for point in range({points}):",
         f"            for t in range(0, here, {tile.pixels}):",
-        *_indent(4, _product(form, tile, family)),
+        *_indent(4, _product(form, tile, ahead, family)),
         "        for t in range(here):",
         "            n = (first + t) // (TY * TX)",
         f"            y0 = (first + t) // TX % TY * {side}",
@@ -248,9 +268,10 @@ def _transform_input(form: Form, channels: int, lanes: int) -> list[str]:
     """
     reach = form.reach
     lines = [
+        f"start = (((n * XB + cb) * H + y0) * W + x0) * {channels} + first_lane",
         f"for j in range({reach}):",
         "    inside = x0 + j >= 0 and x0 + j < W",
-        f"    at = (((n * XB + cb) * H + y0) * W + x0 + j) * {channels} + first_lane",
+        f"    at = start + j * {channels}",
     ]
     for i in range(reach):
         test = f"inside and y0 + {i} >= 0 and y0 + {i} < H"
@@ -263,12 +284,12 @@ def _transform_input(form: Form, channels: int, lanes: int) -> list[str]:
     for j in range(reach):
         lines.append(f"    d{j} = load(scratch, between + (i * {reach} + {j}) * {lanes})")
     lines += _indent(1, transformed_inputs([f"d{j}" for j in range(reach)]))
-    lines.append(f"    at = own + ((i * {reach} * CB + cb) * held + t) * {channels} + first_lane")
-    lines += [f"    store(scratch, at + {j} * CB * held * {channels}, r{j})" for j in range(reach)]
+    lines.append(f"    at = own + i * {reach} * plane + (cb * held + t) * {channels} + first_lane")
+    lines += [f"    store(scratch, at + {j} * plane, r{j})" for j in range(reach)]
     return [f"for first_lane in range(0, {channels}, {lanes}):", *_indent(1, lines)]
 
 
-def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
+def _product(form: Form, tile: Tile, ahead: Ahead, family: Convolution) -> list[str]:
     """Statements that multiply tiles t, t + 1, … at a point with the weights of tile ob."""
     lanes, channels = family.y_lanes, family.x_lanes
     wide = tile.vectors * lanes
@@ -276,7 +297,9 @@ def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
     lines = [f"s{p}_{v} = zero()" for p in pixels for v in vectors]
     lines += [
         f"k = (ob * {form.points} + point) * C * {wide}",
-        f"at = own + (point * CB * held + t) * {channels}",
+        # The next point's weights are fetched while this one's are multiplied with all tiles.
+        f"next = k + C * ({wide} + t // {tile.pixels} * pace)",
+        f"at = own + point * plane + t * {channels}",
         "for cb in range(CB):",
         f"    for c in range(at, at + min({channels}, C - cb * {channels})):",
         *(f"        w{v} = load(u, k + {v * lanes})" for v in vectors),
@@ -285,9 +308,10 @@ def _product(form: Form, tile: Tile, family: Convolution) -> list[str]:
         lines.append(f"        pixel = splat(scratch, c + {p * channels})")
         lines += [f"        s{p}_{v} = fma(pixel, w{v}, s{p}_{v})" for v in vectors]
     lines += [
+        *_indent(2, ahead.statements("u", lanes)),
         f"        k += {wide}",
         f"    at += held * {channels}",
-        f"at = products + (point * held + t) * {wide}",
+        f"at = products + point * sheet + t * {wide}",
     ]
     lines += [
         f"store(scratch, at + {p * wide + v * lanes}, s{p}_{v})" for p in pixels for v in vectors
@@ -308,8 +332,8 @@ def _transform_output(form: Form, tile: Tile, finish: lanewise.Finish, lanes: in
         f"    fb = ob * {tile.vectors} + v",
         *_indent(1, finish.before("n", "fb", "0")),
         f"    for j in range({reach}):",
-        f"        at = products + (j * held + t) * {wide} + v * {lanes}",
-        *(f"        d{i} = load(scratch, at + {i * reach} * held * {wide})" for i in range(reach)),
+        f"        at = products + j * sheet + t * {wide} + v * {lanes}",
+        *(f"        d{i} = load(scratch, at + {i * reach} * sheet)" for i in range(reach)),
         *_indent(2, transformed_back([f"d{i}" for i in range(reach)], side)),
         *(
             f"        store(scratch, between + ({i * reach} + j) * {lanes}, r{i})"
