@@ -2,8 +2,10 @@
 
 The thread that calls is one of the team; the others, each inside a native call of its own that
 never returns, wait for it, for a while by looking and then asleep on a pipe. All go through the
-same steps, each doing its part, and meet before and after every step that has several parts. A copy
-of this module travels with exported packages, so it imports nothing but NumPy.
+same steps, each doing its part, and meet before and after every step that has several parts. Where
+the system wakes a member on the core of another, as it likes to, the member moves to one of its own
+before it begins. A copy of this module travels with exported packages, so it imports nothing but
+NumPy.
 """
 
 from __future__ import annotations
@@ -45,12 +47,17 @@ FUNCTIONS, TABLE, WIDTH, WORK, THREADS, FIRST, LAST, SIZE = range(8)
 """The program: as in `Team.run`. Then the steps to run, and how many threads do so."""
 READ, WRITE, YIELD, BYTE, LOOKS = range(8, 13)
 """Addresses: functions of the C library, a byte for pipes. How often to look before sleeping."""
+CORE, GET_CORES, SET_CORES, ADDRESS = range(32, 36)
+"""Addresses: functions of the C library, 0 where it lacks them, and that of the state."""
 ARRIVED, PHASE = 16, 24
 """How many wait at the meeting point, and how many meetings there were."""
-MEMBERS, LINE = 32, 8
-"""Where the lines of the members begin, but for the caller's, which has none."""
-CALLED, ASLEEP, READ_END, WRITE_END = range(4)
-"""A member's line: how often it was called, whether it sleeps, and the ends of its pipe."""
+MEMBERS, LINE = 40, 40
+"""Where the lines of the members begin, the caller's first, and how many words each has."""
+CALLED, ASLEEP, READ_END, WRITE_END, PLACE, CORES, LEFT = *range(5), 8, 24
+"""A member's line: how often it was called, whether it sleeps, the ends of its pipe, the core it
+is on; the set of those it may be on, and what is left of it without those of other members."""
+SET = 16
+"""Words of a set of cores, a bit for each."""
 
 PATIENCE = 300
 """How often to look for others before letting another thread have the core: microseconds."""
@@ -64,7 +71,7 @@ def text() -> str:
     """The kernel ``team``: its source, in the terms of `native`."""
     words = {name: value for name, value in globals().items() if type(value) is int}
     constants = "\n".join(f"{name} = {value}" for name, value in words.items())
-    functions = "\n\n".join(getsource(f) for f in (_meet, _steps, _begin, _serve, team))
+    functions = "\n\n".join(getsource(f) for f in (_meet, _steps, _begin, _move, _serve, team))
     return f"{constants}\n\n\n{functions}"
 
 
@@ -115,12 +122,39 @@ def _begin(state, first, last):  # type: ignore[no-untyped-def]
     for step in range(first, last):
         most = max(most, work[2 * step + 1])
     state[FIRST], state[LAST], state[SIZE] = first, last, min(most, state[THREADS])
+    if state[CORE] and state[SIZE] > 1:
+        atomic_store(state, MEMBERS + PLACE, system(state[CORE], 0, 0, 0) & 0xFFFF)
     for member in range(1, state[SIZE]):
         line = MEMBERS + LINE * member
         atomic_store(state, line + CALLED, state[line + CALLED] + 1)
         if atomic_swap(state, line + ASLEEP, 0) == 1:
             while system(state[WRITE], state[line + WRITE_END], state[BYTE], 1) != 1:
                 pass  # it was interrupted
+
+
+@inlined
+def _move(state, member):  # type: ignore[no-untyped-def]
+    """Leave the core of a member before this one, if there is another.
+
+    The system would see to it, too, after some milliseconds of both taking turns.
+    """
+    own = MEMBERS + LINE * member
+    core = system(state[CORE], 0, 0, 0) & 0xFFFF
+    shared = False
+    for other in range(member):
+        shared = shared or atomic_load(state, MEMBERS + LINE * other + PLACE) == core
+    cores, left = state[ADDRESS] + 8 * (own + CORES), state[ADDRESS] + 8 * (own + LEFT)
+    if shared and system(state[GET_CORES], 0, 8 * SET, cores) & 0xFFFF == 0:
+        for word in range(SET):
+            state[own + LEFT + word] = state[own + CORES + word]
+        for other in range(member):
+            taken = atomic_load(state, MEMBERS + LINE * other + PLACE)
+            if taken < 64 * SET:
+                state[own + LEFT + taken // 64] &= ~(1 << taken % 64)
+        if system(state[SET_CORES], 0, 8 * SET, left) & 0xFFFF == 0:
+            system(state[SET_CORES], 0, 8 * SET, cores)
+            core = system(state[CORE], 0, 0, 0) & 0xFFFF
+    atomic_store(state, own + PLACE, core)
 
 
 @inlined
@@ -143,6 +177,8 @@ def _serve(state, member):  # type: ignore[no-untyped-def]
             while system(state[READ], state[line + READ_END], state[BYTE], 1) != 1:
                 pass  # it was interrupted
         calls += 1
+        if state[CORE]:
+            _move(state, member)
         _steps(state, member)
 
 
@@ -177,12 +213,20 @@ class Team:
         library.calloc.restype = ctypes.c_void_p
         # Never freed: while the process ends, the other members may still look at it.
         start = library.calloc(MEMBERS + LINE * (MOST + 1), 8)
-        self._address = start + -start % (8 * LINE)
+        self._address = start + -start % 64
         words = (ctypes.c_int64 * (MEMBERS + LINE * MOST)).from_address(self._address)
         self._state = np.ctypeslib.as_array(words)
-        functions = {READ: library.read, WRITE: library.write, YIELD: library.sched_yield}
-        for word, function in functions.items():
-            self._state[word] = ctypes.cast(function, ctypes.c_void_p).value
+        self._state[ADDRESS] = self._address
+        functions = {READ: "read", WRITE: "write", YIELD: "sched_yield"}
+        moving = {
+            CORE: "sched_getcpu",
+            GET_CORES: "sched_getaffinity",
+            SET_CORES: "sched_setaffinity",
+        }
+        if all(hasattr(library, name) for name in moving.values()):
+            functions |= moving
+        for word, name in functions.items():
+            self._state[word] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
         self._state[BYTE] = self._address + 8 * (LOOKS + 1)
         self._state[LOOKS] = WAKEFUL
         self._members = 1

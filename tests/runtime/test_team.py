@@ -1,5 +1,6 @@
 """Teams of threads: every part of every step runs once, after all of the step before."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -75,6 +76,38 @@ def test_members_wake_up(monkeypatch):
     for _ in range(300):
         marks.run(sleepy)
         assert (marks.done == 1).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be told apart")
+@pytest.mark.parametrize(("core", "left"), [(1, [0b1101, 0b1111]), (0x3FF, [0b1111] * 2)])
+def test_a_member_leaves_the_callers_core(core, left):
+    """The system says that all are on one core: of those it may be on, the others are asked for."""
+    asked = []
+
+    def allowed(thread, size, mask):
+        ctypes.memset(mask, 0, size)
+        mask[0] = 0b1111
+        return 0
+
+    def moved(thread, size, mask):
+        asked.append(mask[0])
+        return 0
+
+    function = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int64)
+    )
+    where = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: core)
+    fakes = {team.CORE: where, team.GET_CORES: function(allowed), team.SET_CORES: function(moved)}
+    own = team.Team(cache.compiled(cpu.TEAM))
+    for word, fake in fakes.items():
+        own._state[word] = ctypes.cast(fake, ctypes.c_void_p).value
+    marks = Marks([2] * 5, 2)
+    marks.run(own)
+    assert (marks.done == 1).all()
+    assert asked == left
+    own._state[team.CORE] = 0  # the fakes end with this test, the member does not
+    marks.run(own)
+    assert asked == left
 
 
 def test_more_parts_than_members_run(own):
