@@ -17,6 +17,7 @@ from random_networks import LargeWriter
 import convdsl
 from convdsl.compiler import compile, lower
 from convdsl.ops import registry
+from convdsl.runtime import processor
 from convdsl.runtime.cpu import CpuMachine
 from convdsl.runtime.interpreter import evaluate
 
@@ -118,7 +119,7 @@ ROWS = [
     (16, 5, "3x3", "7x6", "/2x1 pad=[1, 2]"),
     (8, 8, "3x3x3", "3x4x5", "pad=1"),
     (9, 12, "5", "7", "pad=2"),
-    # two results in a vector, where blocks of filters are half as wide
+    # two results in a vector, where that is twice as wide as blocks of filters
     (1, 6, "5x5", "32x32", ""),
     (3, 7, "3x5", "9x28", "pad=[(1, 1), (0, 2)]"),
     (16, 8, "5x5", "6x6", "/1x2 pad=2"),
@@ -137,7 +138,9 @@ def test_convolutions_of_short_rows_and_their_gradients(case, tail):
     arrays = positive_buffers(lowered, random_arrays(lowered, 3))
     expected = evaluate(lowered, arrays)
     names = {s.kernel.name for s in compile(graph, batch=3, loss="cross_entropy").plan.steps}
-    assert any("convolution_row" in name for name in names)
+    # Longer rows need the registers of AVX-512.
+    fits = processor.lanes() >= 16 or size not in ("32x32", "5x16")
+    assert any("convolution_row" in name for name in names) or not fits
     for name, value in run(graph, arrays, 3, "cross_entropy").items():
         assert relative_error(value, expected[name]) < 1e-5, name
 
