@@ -559,6 +559,36 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
         return types.float32(x), generate
 
+    @intrinsic
+    def store_totals(
+        typing_context: Any, pointer: Any, index: Any, a: Any, b: Any, c: Any, d: Any
+    ) -> Any:
+        """Write the sums of the lanes of four vectors, each in pairs as `total_of` does."""
+
+        def parts(builder: Any, x: Any, y: Any, groups: int) -> Any:
+            """The halves of all groups of lanes of both vectors, added."""
+            count = 2 * x.type.count if y is not x else x.type.count
+            each = count // groups
+            firsts = [g * each + k for g in range(groups) for k in range(each // 2)]
+            numbers = ir.VectorType(ir.IntType(32), len(firsts))
+            halves = (
+                builder.shuffle_vector(x, y, ir.Constant(numbers, [k + start for k in firsts]))
+                for start in (0, each // 2)
+            )
+            return builder.fadd(*halves)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            base, at, *(vectors) = arguments
+            pairs = [parts(builder, vectors[k], vectors[k + 1], 2) for k in (0, 2)]
+            value = parts(builder, pairs[0], pairs[1], 4)
+            while value.type.count > 4:
+                value = parts(builder, value, value, 4)
+            place = builder.bitcast(_at(context, builder, base, at), value.type.as_pointer())
+            builder.store(value, place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, *[vector] * 4), generate
+
     half = max(lanes // 2, 1)
     halves = ir.VectorType(ir.FloatType(), half)
 
@@ -624,7 +654,7 @@ def vectors(lanes: int) -> tuple[Any, ...]:
 
     return (
         *(load, load_first, gather, gather_first, splat, zero, wide, fma),
-        *(store, store_first, total_of),
+        *(store, store_first, total_of, store_totals),
         *(repeat, repeat_first, pair, beside_zero(second=False), beside_zero(second=True)),
     )
 

@@ -14,7 +14,7 @@ from convdsl.plan.model import Kernel
 
 VECTOR_FUNCTIONS = (
     *("load", "load_first", "gather", "gather_first", "splat", "zero", "wide", "fma"),
-    *("store", "store_first", "total_of"),
+    *("store", "store_first", "total_of", "store_totals"),
     *("repeat", "repeat_first", "pair", "former", "latter"),
 )
 POINTER = {"float32": "floats", "int64": "ints"}

@@ -1,17 +1,19 @@
 """Matrix products on the CPU: register tiles of rows × columns, however the factors are stored.
 
 Where B is stored by columns (a dense layer's weights), vectors run along the sums and are added up
-in the end; otherwise they run along the columns. Big factors are read once from memory.
+in the end; otherwise they run along the columns. What follows a sum, a bias and an epilogue, is
+computed along the columns in any case. Big factors are read once from memory.
 (Goto and van de Geijn 2008)
 """
 
 from __future__ import annotations
 
+from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.tiles import REGISTERS
 from convdsl.kernels.nests import INDENT
-from convdsl.ops.expressions import Expr, Load, Symbol, bare
-from convdsl.ops.families import Product
+from convdsl.ops.expressions import Expr, Symbol, substitute
+from convdsl.ops.families import Product, operand
 from convdsl.plan.model import Call, Kernel, Recipe
 
 VECTORS = 4
@@ -22,7 +24,7 @@ DEPTH = 256
 """Rows of B that a unit sweeps at a time: their part of it stays in the second-level cache."""
 
 
-def recipe(product: Product, lanes: int) -> Recipe:
+def recipe(product: Product, lanes: int, threads: int) -> Recipe:
     """The kernel for the way the factors are stored."""
     count = 2 + product.bias + (len(product.epilogue.present) if product.epilogue else 0)
     operands = (*(f"in{k}" for k in range(count)), "out")
@@ -32,11 +34,11 @@ def recipe(product: Product, lanes: int) -> Recipe:
         rows = min(product.rows, 4)
         columns = 4 if product.columns >= 4 and rows > 1 else min(product.columns, 2)
         sizes: tuple[int, ...] = (product.rows, product.columns, product.inner)
-        call = Call(
-            _dots(product, rows, columns, lanes), operands, sizes, -(-sizes[1] // columns), cost
-        )
+        units = -(-product.columns // lanes)
+        held = (*operands[:-1], "totals", "out")
+        call = Call(_dots(product, rows, columns, lanes), held, sizes, units, cost)
         reason = f"{rows} × {columns} dot products at a time, each row of B read once"
-        return Recipe((call,), reason=reason)
+        return Recipe((call,), (("totals", rows * lanes * threads),), reason)
     assert not product.bias
     assert product.epilogue is None
     rows = min(product.rows, (REGISTERS[lanes] - 1 - VECTORS) // VECTORS)
@@ -60,36 +62,64 @@ def _dots(product: Product, rows: int, columns: int, lanes: int) -> Kernel:
     if product.epilogue:
         pointers += product.epilogue.operands
     body = [
+        f"own = part * {rows * lanes}",
         "for unit in range(begin, end):",
-        f"    n = unit * {columns}",
+        f"    first = unit * {lanes}",
+        f"    few = min({lanes}, N - first)",
         "    m = 0",
     ]
     if rows > 1:
         body += [
             f"    while m + {rows} <= M:",
-            *_indent(2, _dot_tile(product, rows, columns, lanes)),
-            f"        m += {rows}",
+            *_indent(2, _dot_rows(product, rows, columns, lanes)),
         ]
-    body += [
-        "    while m < M:",
-        *_indent(2, _dot_tile(product, 1, columns, lanes)),
-        "        m += 1",
-    ]
+    body += ["    while m < M:", *_indent(2, _dot_rows(product, 1, columns, lanes))]
     return kernel(
         f"product_dots_{rows}x{columns}" + ("_bias" if product.bias else ""),
-        [*pointers, ("y", "float32")],
+        [*pointers, ("totals", "float32"), ("y", "float32")],
         ["M", "N", "K"],
         body,
         "y[M, N] = a[M, K] · b[N, K]ᵀ"
         + (" + bias[N]" if product.bias else "")
-        + f"; a unit per {columns} columns.",
+        + f"; a unit per {lanes} columns.",
         ("contract",),
         lanes,
     )
 
 
-def _dot_tile(product: Product, rows: int, columns: int, lanes: int) -> list[str]:
-    """Statements that compute and store rows m, … by columns n, …."""
+def _dot_rows(product: Product, rows: int, columns: int, lanes: int) -> list[str]:
+    """Statements that compute the unit's columns of rows m, …, and go on to the next rows."""
+    return [
+        f"for n in range(first, first + few, {columns}):",
+        *_indent(1, _dot_tile(rows, columns, lanes)),
+        f"for r in range({rows}):",
+        *_indent(1, _finished(product, lanes)),
+        f"m += {rows}",
+    ]
+
+
+def _finished(product: Product, lanes: int) -> list[str]:
+    """Statements that send the totals of row m + r through bias and epilogue, and store them."""
+    total: Expr = Symbol("total")
+    lines = ["row = m + r", f"total = load(totals, own + r * {lanes})"]
+    if product.bias:
+        lines.append("shift = load_first(bias, first, few)")
+        total = total + Symbol("shift")
+    if product.epilogue:
+        values = {operand(0): total}
+        for k, (by_row, by_column) in enumerate(product.epilogue.present, 1):
+            start = "row * N + first" if by_row else "first"
+            load = f"load_first(e{k}, {start}, few)"
+            if not by_column:
+                load = f"splat(e{k}, {'row' if by_row else '0'})"
+            lines.append(f"v{k} = {load}")
+            values[operand(k)] = Symbol(f"v{k}")
+        total = substitute(product.epilogue.expression, values)
+    return [*lines, f"store_first(y, row * N + first, wide({lanewise.text(total)}), few)"]
+
+
+def _dot_tile(rows: int, columns: int, lanes: int) -> list[str]:
+    """Statements that compute the totals of rows m, … by columns n, …."""
     tile = [(r, c) for r in range(rows) for c in range(columns)]
     lines = [f"s{r}_{c} = zero()" for r, c in tile]
     # A last tile with fewer columns computes its last one again.
@@ -105,25 +135,14 @@ def _dot_tile(product: Product, rows: int, columns: int, lanes: int) -> list[str
             lines += ["if k < K:", *_indent(1, step)]
         else:
             lines += ["k = 0", f"while k + {lanes} <= K:", *_indent(1, [*step, f"k += {lanes}"])]
-    for c in range(columns):
-        stores = []
-        for r in range(rows):
-            stores.append(f"total = total_of(s{r}_{c})")
-            stores.append(_stored(product, r, c))
-        lines += [f"if n + {c} < N:", *_indent(1, stores)] if c else stores
+    lines.append("at = own + n - first")
+    for r in range(rows):
+        if columns == 4:
+            sums = ", ".join(f"s{r}_{c}" for c in range(columns))
+            lines.append(f"store_totals(totals, at + {r * lanes}, {sums})")
+        else:
+            lines += [f"totals[at + {r * lanes + c}] = total_of(s{r}_{c})" for c in range(columns)]
     return lines
-
-
-def _stored(product: Product, row: int, column: int) -> str:
-    """The statement that stores ``total`` at row m + ``row`` and column n + ``column``."""
-    m, n = Symbol("m", "int64") + row, Symbol("n", "int64") + column
-    height, width = Symbol("M", "int64"), Symbol("N", "int64")
-    value: Expr = Symbol("total")
-    if product.bias:
-        value = value + Load("bias", n)
-    if product.epilogue:
-        value = product.epilogue.apply(value, [m, n], [height, width])
-    return f"y[{bare(m * width + n)}] = {bare(value)}"
 
 
 def _sums(transpose_a: bool, rows: int, lanes: int) -> Kernel:

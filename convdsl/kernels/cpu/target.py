@@ -57,7 +57,7 @@ class CpuTarget:
         """What the generator for the family makes of it, with parts of such images."""
         match family:
             case Product():
-                return product.recipe(family, self.lanes)
+                return product.recipe(family, self.lanes, self.threads)
             case Convolution() if depthwise.fits(family):
                 return depthwise.recipe(family, images)
             case Convolution() if form := self._winograd(family):
