@@ -8,7 +8,6 @@ in the end; otherwise they run along the columns. Big factors are read once from
 from __future__ import annotations
 
 from convdsl.kernels.cpu.frame import kernel
-from convdsl.kernels.cpu.tiles import REGISTERS
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Load, Symbol, bare
 from convdsl.ops.families import Product
@@ -22,7 +21,7 @@ DEPTH = 256
 """Rows of B that a unit sweeps at a time: their part of it stays in the second-level cache."""
 
 
-def recipe(product: Product, lanes: int) -> Recipe:
+def recipe(product: Product, lanes: int, registers: int) -> Recipe:
     """The kernel for the way the factors are stored."""
     count = 2 + product.bias + (len(product.epilogue.present) if product.epilogue else 0)
     operands = (*(f"in{k}" for k in range(count)), "out")
@@ -39,7 +38,7 @@ def recipe(product: Product, lanes: int) -> Recipe:
         return Recipe((call,), reason=reason)
     assert not product.bias
     assert product.epilogue is None
-    rows = min(product.rows, (REGISTERS[lanes] - 1 - VECTORS) // VECTORS)
+    rows = min(product.rows, (registers - 1 - VECTORS) // VECTORS)
     groups = -(-product.rows // rows) if product.transpose_a else 1
     wide = lanes * VECTORS * PANELS
     chunks = -(-product.columns // wide)
