@@ -28,8 +28,10 @@ def recipe(product: Product, lanes: int, registers: int) -> Recipe:
     cost = product.rows * product.columns * product.inner // lanes
     if product.transpose_b:
         assert not product.transpose_a
-        rows = min(product.rows, 4)
-        columns = 4 if product.columns >= 4 and rows > 1 else min(product.columns, 2)
+        # In registers are the sums, a vector of every row of B and one of A.
+        side = 4 if registers > 4 * 4 + 4 else 3
+        rows = min(product.rows, side)
+        columns = side if product.columns >= side and rows > 1 else min(product.columns, 2)
         sizes: tuple[int, ...] = (product.rows, product.columns, product.inner)
         call = Call(
             _dots(product, rows, columns, lanes), operands, sizes, -(-sizes[1] // columns), cost
