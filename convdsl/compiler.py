@@ -164,7 +164,9 @@ def _target(
         from convdsl.runtime import processor
         from convdsl.runtime.cpu import thread_count
 
-        return CpuTarget(processor.lanes(), thread_count(threads), accuracy == "exact")
+        return CpuTarget(
+            processor.lanes(), thread_count(threads), accuracy == "exact", processor.registers()
+        )
     if name == "cuda":
         from convdsl.kernels.cuda.target import CudaTarget
 

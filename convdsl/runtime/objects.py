@@ -1,8 +1,8 @@
 """Loads compiled kernels: relocatable objects become functions, without a compiler at hand.
 
-An object is what LLVM writes: on x86-64 under Linux an ELF file whose code, made for any distance,
-asks for little but absolute addresses. Placing it takes a few lines here, and neither the time nor
-the memory that importing a compiler does. All others are left to LLVM's own loader.
+An object is what LLVM writes: under Linux on x86-64 and AArch64 an ELF file whose code, made for
+any distance, asks for little but absolute addresses. Placing it takes a few lines here, and neither
+the time nor the memory that importing a compiler does. All others are left to LLVM's own loader.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -30,11 +32,10 @@ def load(content: bytes) -> int:
         return _load_by_llvm(content)
 
 
-# -- the Executable and Linkable Format: System V ABI, AMD64 supplement ------------------------
+# -- the Executable and Linkable Format: System V ABI, and its machines' supplements ------------
 
 _MAGIC = b"\x7fELF\x02\x01"
 """What 64-bit little-endian files begin with."""
-_X86_64 = 62
 _CONTENT, _SYMBOLS, _RELOCATIONS, _ZEROS = 1, 2, 4, 8
 """Types of sections. Those that only unwinding and debuggers read have others."""
 _LOADED = 2
@@ -43,8 +44,8 @@ _COMMON = 0xFFF2
 """The section of symbols that want some zeros, which here they share: nothing is done with them."""
 _ROOM_FOR_COMMON = 64
 """Bytes of them."""
-_ADDRESS, _DISTANCE, _DISTANCE_OF_FUNCTION = 1, 2, 4
-"""Relocations: 64 bits of an address, and 32 bits of how far it is."""
+_ABSENT = 0
+"""The section of symbols that the object does not define."""
 
 
 class _Section(NamedTuple):
@@ -74,23 +75,48 @@ class _Relocation(NamedTuple):
     addend: int
 
 
+@dataclass
+class _Image:
+    """What will be at an address: all sections, and then what leads to far functions."""
+
+    base: int
+    bytes: bytearray
+    veneers: dict[int, int] = field(default_factory=dict)
+
+    def put(self, format: str, where: int, value: int) -> None:
+        """Write a number at an address."""
+        struct.pack_into(format, self.bytes, where - self.base, value)
+
+    def fill(self, where: int, value: int, bits: int, shift: int) -> None:
+        """Write so many bits of a number into the instruction at an address."""
+        (word,) = struct.unpack_from("<I", self.bytes, where - self.base)
+        mask = (1 << bits) - 1
+        self.put("<I", where, word & ~(mask << shift) | (value & mask) << shift)
+
+    def veneer(self, target: int) -> int:
+        """The address of code near by that goes to a function."""
+        if target not in self.veneers:
+            self.veneers[target] = self.base + len(self.bytes)
+            self.bytes += _VENEER.pack(*_TO_ADDRESS, target)
+        return self.veneers[target]
+
+
 def _load_elf(content: bytes) -> int:
-    if content[:6] != _MAGIC or struct.unpack_from("<H", content, 18) != (_X86_64,):
-        raise _Foreign
+    write = _writer(content)
     sections = _sections(content)
     symbols = _symbols(content, sections)
     offsets, size = _layout(sections)
-    base = _reserve(size)
-    places = {number: base + offset for number, offset in offsets.items()}
-    places[_COMMON] = base + size - _ROOM_FOR_COMMON
-    image = bytearray(size)
+    most = size + _VENEER.size * sum(s.section == _ABSENT for s in symbols)
+    image = _Image(_reserve(most), bytearray(size))
+    places = {number: image.base + offset for number, offset in offsets.items()}
+    places[_COMMON] = image.base + size - _ROOM_FOR_COMMON
     for number, offset in offsets.items():
-        image[offset : offset + sections[number].size] = _bytes(content, sections[number])
+        image.bytes[offset : offset + sections[number].size] = _bytes(content, sections[number])
     for relocation in _relocations(content, sections):
         if relocation.section in places:
-            _relocate(image, base, relocation, symbols[relocation.symbol], places)
-    ctypes.memmove(base, bytes(image), size)
-    _make_executable(base, size)
+            _relocate(image, relocation, symbols[relocation.symbol], places, write)
+    ctypes.memmove(image.base, bytes(image.bytes), len(image.bytes))
+    _make_executable(image.base, most)
     return next(places[s.section] + s.value for s in symbols if s.name == ENTRY)
 
 
@@ -136,20 +162,62 @@ def _relocations(content: bytes, sections: list[_Section]) -> Iterator[_Relocati
 
 
 def _relocate(
-    image: bytearray, base: int, asked: _Relocation, symbol: _Symbol, places: dict[int, int]
+    image: _Image, asked: _Relocation, symbol: _Symbol, places: dict[int, int], write: _Writer
 ) -> None:
     """Write an address that the code asks for into it."""
     # The value of a common symbol is its alignment.
     value = 0 if symbol.section == _COMMON else symbol.value
     inside = symbol.section in places
     target = asked.addend + (places[symbol.section] + value if inside else _address_of(symbol.name))
-    where = places[asked.section] + asked.at
-    if asked.type == _ADDRESS:
-        struct.pack_into("<Q", image, where - base, target)
-    elif asked.type in (_DISTANCE, _DISTANCE_OF_FUNCTION) and inside:
-        struct.pack_into("<i", image, where - base, target - where)
+    write(image, asked.type, places[asked.section] + asked.at, target, inside)
+
+
+_Writer = Callable[[_Image, int, int, int, bool], None]
+"""Writes, by the type of a relocation, at an address that of a target, inside the image or not."""
+
+
+def _write_x86(image: _Image, type: int, where: int, target: int, inside: bool) -> None:
+    if type == 1:
+        image.put("<Q", where, target)
+    elif type in (2, 4) and inside:  # how far it is, and how far a function is
+        image.put("<i", where, target - where)
     else:
         raise _Foreign
+
+
+_VENEER = struct.Struct("<IIQ")
+_TO_ADDRESS = 0x58000050, 0xD61F0200
+"""`ldr x16, .+8; br x16`, and the address: AArch64's calls reach 128 MiB and no farther."""
+
+
+def _write_arm(image: _Image, type: int, where: int, target: int, inside: bool) -> None:
+    if type == 257:
+        image.put("<Q", where, target)
+    elif type == 260:  # how far it is
+        image.put("<q", where, target - where)
+    elif 263 <= type <= 269:  # 16 bits of it, for a move: two types for each
+        image.fill(where, target >> (type - 263) // 2 * 16, 16, 5)
+    elif type in (282, 283):  # a jump, a call
+        near = target if inside else image.veneer(target)
+        image.fill(where, (near - where) >> 2, 26, 0)
+    else:
+        raise _Foreign
+
+
+_WRITERS: dict[int, _Writer] = {62: _write_x86, 183: _write_arm}
+"""By the machine's number."""
+
+
+def _writer(content: bytes) -> _Writer:
+    """What knows the relocations of the object's machine."""
+    if content[:6] != _MAGIC:
+        raise _Foreign
+    (machine,) = struct.unpack_from("<H", content, 18)
+    # There, Linux lets the processor know of code where memory becomes executable; others may not.
+    unsure = machine == 183 and sys.platform != "linux"
+    if machine not in _WRITERS or unsure:
+        raise _Foreign
+    return _WRITERS[machine]
 
 
 @cache

@@ -39,10 +39,27 @@ def lanes() -> int:
 
     Where ``NUMBA_CPU_FEATURES`` restricts what kernels are compiled for, it is asked instead.
     """
+    if _is_arm():
+        return 4
     features = _features()
     if "avx512f" in features:
         return 16
     return 8 if "avx" in features else 4
+
+
+def registers() -> int:
+    """How many vectors a kernel may hold at a time: 32 with AVX-512, 30 on ARM, else 16.
+
+    Two of ARM's 32 are for factors that are being loaded, which x86 multiplies out of memory.
+    """
+    if _is_arm():
+        return 30
+    return 32 if lanes() == 16 else 16
+
+
+def _is_arm() -> bool:
+    """Whether vectors are NEON's, which every 64-bit ARM has; longer ones are not used."""
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _features() -> set[str]:

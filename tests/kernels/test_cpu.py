@@ -305,6 +305,23 @@ def test_a_window_that_is_the_whole_input_is_a_product():
         assert relative_error(value, expected[name]) < 1e-5, name
 
 
+@pytest.mark.parametrize("loss", [None, pytest.param("cross_entropy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("lanes", "registers"), [(4, 30), (8, 16)], ids=["NEON", "AVX"])
+def test_other_processors_kernels_compute_the_same(lanes, registers, loss, monkeypatch):
+    monkeypatch.setattr(processor, "lanes", lambda: lanes)
+    monkeypatch.setattr(processor, "registers", lambda: registers)
+    source = "net T { input 9@8x13\n conv 20@1x1 -> relu\n conv 11@3x3/2 pad=1\n dense 6 }"
+    graph = convdsl.load_source(source).graph
+    lowered = lower(graph, loss)
+    arrays = random_arrays(lowered, 7, seed=3)
+    expected = evaluate(lowered, arrays)
+    side = 4 if registers > 20 else 3
+    names = {step.kernel.name for step in compile(graph, batch=7, loss=loss).plan.steps}
+    assert f"product_dots_{side}x{side}_bias" in names
+    for name, value in run(graph, arrays, 7, loss).items():
+        assert relative_error(value, expected[name]) < 1e-5, name
+
+
 def compare_large(seed):
     """A large random network for inference and with its gradients, by norm."""
     writer = LargeWriter(seed)

@@ -1,5 +1,7 @@
 """What is known of the processor without asking a compiler agrees with what the compiler says."""
 
+import platform
+
 import pytest
 from llvmlite import binding
 
@@ -12,13 +14,24 @@ def test_lanes_are_those_of_llvm():
     assert processor.lanes() == expected
 
 
+def test_arm_has_short_vectors_and_many_of_them(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert (processor.lanes(), processor.registers()) == (4, 30)
+
+
 @pytest.mark.parametrize(
-    ("features", "lanes"),
-    [("+avx512f,+avx", 16), ("+sse2,+avx,-avx512f", 8), ("+sse2", 4), ("", 4)],
+    ("features", "lanes", "registers"),
+    [
+        ("+avx512f,+avx", 16, 32),
+        ("+sse2,+avx,-avx512f", 8, 16),
+        ("+sse2", 4, 16),
+        ("", 4, 16),
+    ],
 )
-def test_numba_may_be_told_to_use_less(features, lanes, monkeypatch):
+def test_numba_may_be_told_to_use_less(features, lanes, registers, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
-    assert processor.lanes() == lanes
+    assert (processor.lanes(), processor.registers()) == (lanes, registers)
 
 
 def test_without_a_list_of_features_llvm_is_asked(monkeypatch):

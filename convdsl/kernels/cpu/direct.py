@@ -21,6 +21,8 @@ from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
+LINE = 16
+"""Elements of a line of the cache."""
 SUMMED = 512
 """Products that an exact sum adds up at a time."""
 SPARSE = 8
@@ -59,12 +61,17 @@ def _grouping(family: Convolution) -> _Grouping | None:
 
 
 def recipe(
-    family: Convolution, images: Images, lanes: int, threads: int, exact: bool = False
+    family: Convolution,
+    images: Images,
+    lanes: int,
+    registers: int,
+    threads: int,
+    exact: bool = False,
 ) -> Recipe:
     """Pack the weights (once, where they do not change), pad the input, convolve.
 
-    ``lanes`` is the processor's vector width. With ``exact`` long sums are added up from shorter
-    ones, which rounds less.
+    ``lanes`` is the processor's vector width, of ``registers`` vectors. With ``exact`` long sums
+    are added up from shorter ones, which rounds less.
     """
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
@@ -75,8 +82,10 @@ def recipe(
         forward = replace(turned(family), geometry=part.geometry)
         if family.direction == "forward":
             forward = _flattened(forward)
-        row = None if exact else rows.row_of(forward, lanes, triple(part.step, 1)[2])
-        reason = _add(forward, part, family, images, threads, exact, row, mark, calls, temporaries)
+        row = None if exact else rows.row_of(forward, lanes, registers, triple(part.step, 1)[2])
+        reason = _add(
+            forward, part, family, images, registers, threads, exact, row, mark, calls, temporaries
+        )
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -85,6 +94,7 @@ def _add(
     part: Part,
     original: Convolution,
     images: Images,
+    registers: int,
     threads: int,
     exact: bool,
     row: rows.Row | None,
@@ -99,7 +109,7 @@ def _add(
     lanes = family.y_lanes
     blocks = -(-family.filters // lanes)
     each = -(-grouping.filters // lanes)
-    tile = tile_of(s.OW, each, lanes, whole=grouping.count > 1)
+    tile = tile_of(s.OW, each, registers, whole=grouping.count > 1)
     vectors = row.vectors if row else tile.vectors
     tiles = -(-blocks // vectors)
     packed, source = f"packed{mark}", "in0"
@@ -388,10 +398,10 @@ def _tile(
     finish = _finish(family)
     # Blocks of channels lie too far apart for hardware to foresee the next one, and what sums meet
     # in the end is far away, too: a line of each is fetched along with every channel.
-    coming = [("near", "x", f"at + D * H * W{scaled}", stride * channels)]
+    coming = [("near", "x", f"at + D * H * W{scaled}", max(stride * channels, LINE))]
     for e in finish.whole:
         result = finish.position("n", f"fb + cb % {tile.vectors}", first)
-        coming.append((f"late_{e}", e, result, spread * lanes))
+        coming.append((f"late_{e}", e, result, max(spread * lanes, LINE)))
     step = [f"w{v} = load(packed, k + {v * lanes})" for v in vectors]
     for p in pixels:
         step.append(f"pixel = splat(x, c + {p * stride * channels})")

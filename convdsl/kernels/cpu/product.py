@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
-from convdsl.kernels.cpu.tiles import REGISTERS
 from convdsl.kernels.nests import INDENT
 from convdsl.ops.expressions import Expr, Symbol, substitute
 from convdsl.ops.families import Product, operand
@@ -24,24 +23,26 @@ DEPTH = 256
 """Rows of B that a unit sweeps at a time: their part of it stays in the second-level cache."""
 
 
-def recipe(product: Product, lanes: int, threads: int) -> Recipe:
+def recipe(product: Product, lanes: int, registers: int, threads: int) -> Recipe:
     """The kernel for the way the factors are stored."""
     count = 2 + product.bias + (len(product.epilogue.present) if product.epilogue else 0)
     operands = (*(f"in{k}" for k in range(count)), "out")
     cost = product.rows * product.columns * product.inner // lanes
     if product.transpose_b:
         assert not product.transpose_a
-        rows = min(product.rows, 4)
-        columns = 4 if product.columns >= 4 and rows > 1 else min(product.columns, 2)
+        # In registers are the sums, a vector of every row of B and one of A.
+        side = 4 if registers > 4 * 4 + 4 else 3
+        rows = min(product.rows, side)
+        columns = side if product.columns >= side and rows > 1 else min(product.columns, 2)
         sizes: tuple[int, ...] = (product.rows, product.columns, product.inner)
-        units = -(-product.columns // lanes)
+        units = -(-product.columns // _unit(columns, lanes))
         held = (*operands[:-1], "totals", "out")
         call = Call(_dots(product, rows, columns, lanes), held, sizes, units, cost)
         reason = f"{rows} × {columns} dot products at a time, each row of B read once"
         return Recipe((call,), (("totals", rows * lanes * threads),), reason)
     assert not product.bias
     assert product.epilogue is None
-    rows = min(product.rows, (REGISTERS[lanes] - 1 - VECTORS) // VECTORS)
+    rows = min(product.rows, (registers - 1 - VECTORS) // VECTORS)
     groups = -(-product.rows // rows) if product.transpose_a else 1
     wide = lanes * VECTORS * PANELS
     chunks = -(-product.columns // wide)
@@ -55,17 +56,23 @@ def _indent(depth: int, lines: list[str]) -> list[str]:
     return [INDENT * depth + line for line in lines]
 
 
+def _unit(columns: int, lanes: int) -> int:
+    """Columns of a unit: as many tiles of them as a vector holds."""
+    return lanes // columns * columns
+
+
 def _dots(product: Product, rows: int, columns: int, lanes: int) -> Kernel:
     pointers = [("a", "float32"), ("b", "float32")]
     if product.bias:
         pointers.append(("bias", "float32"))
     if product.epilogue:
         pointers += product.epilogue.operands
+    wide = _unit(columns, lanes)
     body = [
         f"own = part * {rows * lanes}",
         "for unit in range(begin, end):",
-        f"    first = unit * {lanes}",
-        f"    few = min({lanes}, N - first)",
+        f"    first = unit * {wide}",
+        f"    few = min({wide}, N - first)",
         "    m = 0",
     ]
     if rows > 1:
@@ -81,7 +88,7 @@ def _dots(product: Product, rows: int, columns: int, lanes: int) -> Kernel:
         body,
         "y[M, N] = a[M, K] · b[N, K]ᵀ"
         + (" + bias[N]" if product.bias else "")
-        + f"; a unit per {lanes} columns.",
+        + f"; a unit per {wide} columns.",
         ("contract",),
         lanes,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from convdsl.kernels.cpu.tiles import LATENCY, REGISTERS, Ahead, tile_of
+from convdsl.kernels.cpu.tiles import LATENCY, Ahead, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
@@ -76,16 +76,16 @@ class Row:
         return max(products, loads, -(-width // self.sums) * LATENCY) / self.vectors
 
 
-def row_of(family: Convolution, lanes: int, step: int = 1) -> Row | None:
+def row_of(family: Convolution, lanes: int, registers: int, step: int = 1) -> Row | None:
     """The rows of a forward convolution, where they are short and computing them so pays.
 
-    ``lanes`` is the processor's vector width; ``step`` tells how far apart results of a row lie.
+    ``lanes`` is the processor's vector width, of ``registers`` vectors; ``step`` tells how far
+    apart results of a row lie.
     """
     s = sizes_of(family.geometry)
     if family.groups > 1 or not 1 < s.KW <= WIDEST:
         return None
     paired = 2 * family.y_lanes == lanes and s.OW % 2 == 0 and step == 1
-    registers = REGISTERS[lanes if paired else family.y_lanes]
     pixels = s.OW // 2 if paired else s.OW
     blocks = -(-family.filters // family.y_lanes)
     met = met_by(s, pixels, paired)
@@ -103,7 +103,7 @@ def row_of(family: Convolution, lanes: int, step: int = 1) -> Row | None:
 
     # Of equals the one whose weights take least of the cache.
     row = min(rows, key=cost)
-    tile = tile_of(s.OW, blocks, family.y_lanes)
+    tile = tile_of(s.OW, blocks, registers)
     full, rest = divmod(s.OW, tile.pixels)
     tiles = [tile.pixels] * full + [rest] * (rest > 0)
     by_tiles = s.KW * sum(max(p * tile.vectors, p + tile.vectors, LATENCY) for p in tiles)

@@ -35,13 +35,14 @@ from convdsl.plan.model import RESULT, Images, Placed, Recipe
 class CpuTarget:
     """Kernels for the host's processor.
 
-    ``lanes`` is its vector width in float32 elements. ``exact`` leaves out algorithms that round
-    more than a sum does.
+    ``lanes`` is its vector width in float32 elements, ``registers`` how many such vectors it holds.
+    ``exact`` leaves out algorithms that round more than a sum does.
     """
 
     lanes: int = 8
     threads: int = 1
     exact: bool = False
+    registers: int = 16
     name: str = "cpu"
     storage: str = "float32"
 
@@ -55,17 +56,18 @@ class CpuTarget:
 
     def _generated(self, family: Family, images: Images, batch: int) -> Recipe | None:
         """What the generator for the family makes of it, with parts of such images."""
+        vectors = self.lanes, self.registers
         match family:
             case Product():
-                return product.recipe(family, self.lanes, self.threads)
+                return product.recipe(family, *vectors, self.threads)
             case Convolution() if depthwise.fits(family):
                 return depthwise.recipe(family, images)
             case Convolution() if form := self._winograd(family):
-                return winograd.recipe(family, images, form, self.threads)
+                return winograd.recipe(family, images, form, self.registers, self.threads)
             case Convolution() if direct.fits(family):
-                return direct.recipe(family, images, self.lanes, self.threads, self.exact)
+                return direct.recipe(family, images, *vectors, self.threads, self.exact)
             case Convolution() if weight_gradient.fits(family):
-                return weight_gradient.recipe(family, images, self.lanes, self.threads)
+                return weight_gradient.recipe(family, images, *vectors, self.threads)
             case Pooling() | PoolingGradient() if pooling.fits(family):
                 return pooling.recipe(family, images)
             case Reblock():
@@ -109,4 +111,6 @@ class CpuTarget:
         return any_direction or weight_gradient.fits(family) or bool(self._winograd(family))
 
     def _winograd(self, family: Convolution) -> Form | None:
-        return None if self.exact else winograd.form_of(family, self.lanes, self.threads)
+        if self.exact:
+            return None
+        return winograd.form_of(family, self.lanes, self.registers, self.threads)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-REGISTERS = {4: 16, 8: 16, 16: 32}
-"""Vector registers by lanes: SSE, AVX and NEON (which has more than are counted on), AVX-512."""
 LATENCY = 8
 """Multiply-adds that must be under way for one to finish every half cycle."""
 NEAR = 1 << 18
@@ -20,7 +18,9 @@ class Tile:
     vectors: int
 
 
-def tile_of(width: int, blocks: int, lanes: int, whole: bool = False, weight: float = 0.75) -> Tile:
+def tile_of(
+    width: int, blocks: int, registers: int, whole: bool = False, weight: float = 0.75
+) -> Tile:
     """The best tile for rows of that width and so many blocks of filters.
 
     With ``whole`` the tiles divide the blocks. ``weight`` is what loading a vector of weights costs
@@ -42,7 +42,7 @@ def tile_of(width: int, blocks: int, lanes: int, whole: bool = False, weight: fl
         Tile(pixels, vectors)
         for vectors in range(1, 5)
         if vectors <= blocks and not (whole and blocks % vectors)
-        for pixels in range(1, min(width, (REGISTERS[lanes] - 1 - vectors) // vectors) + 1)
+        for pixels in range(1, min(width, (registers - 1 - vectors) // vectors) + 1)
     ]
     return min(candidates, key=cost)
 

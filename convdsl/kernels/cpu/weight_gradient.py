@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
 from convdsl.kernels.cpu.rows import WIDEST, WORTH, Column, met_by
-from convdsl.kernels.cpu.tiles import LATENCY, NEAR, REGISTERS
+from convdsl.kernels.cpu.tiles import LATENCY, NEAR
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
 from convdsl.ops.families import Convolution
 from convdsl.plan.model import Call, Images, Kernel, Recipe
+
+FILTERS = 48
+"""Filters of a tile at most."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def fits(family: Convolution) -> bool:
     return family.groups == 1 or whole
 
 
-def _tile_of(family: Convolution, extent: int) -> _Tile:
+def _tile_of(family: Convolution, extent: int, registers: int) -> _Tile:
     """The best tile for so many sources: the channels of a block, or a plane of the window."""
     lanes = family.y_lanes
     blocks = -(-family.filters // family.groups // lanes)
@@ -50,9 +53,9 @@ def _tile_of(family: Convolution, extent: int) -> _Tile:
     return min(
         (
             _Tile(sources, vectors)
-            for vectors in range(1, 4)
+            for vectors in range(1, FILTERS // lanes + 1)
             for sources in range(1, extent + 1)
-            if (sources + 1) * vectors + 1 <= REGISTERS[lanes]
+            if (sources + 1) * vectors + 1 <= registers
             and (family.groups == 1 or blocks % vectors == 0)
             and (family.x_lanes == 1 or extent % sources == 0)
         ),
@@ -76,12 +79,12 @@ class _Row:
         return sum(len(column.meeting) for column in self.met)
 
 
-def _row_of(family: Convolution, lanes: int) -> _Row | None:
+def _row_of(family: Convolution, lanes: int, registers: int) -> _Row | None:
     """The rows of dy, where they are short and going by them pays."""
     s = sizes_of(family.geometry)
     paired = 2 * family.y_lanes == lanes and s.OW % 2 == 0
     pixels = s.OW // 2 if paired else s.OW
-    if s.KW > WIDEST or pixels + s.KW + 1 > REGISTERS[lanes if paired else family.y_lanes]:
+    if s.KW > WIDEST or pixels + s.KW + 1 > registers:
         return None
     row = _Row(pixels, paired, met_by(s, pixels, paired))
     # In half cycles for a row of x, or a block of its channels, and a vector of filters.
@@ -90,7 +93,7 @@ def _row_of(family: Convolution, lanes: int) -> _Row | None:
     channels = family.channels // family.groups
     plain = family.x_lanes == 1
     extent = s.KH * s.KW if plain else family.x_lanes
-    tile = _tile_of(family, extent)
+    tile = _tile_of(family, extent, registers)
     step = max(tile.sources * tile.vectors, LATENCY, tile.sources + tile.vectors) / tile.vectors
     by_tile = s.OW * -(-extent // tile.sources) * step
     if plain:
@@ -101,10 +104,15 @@ def _row_of(family: Convolution, lanes: int) -> _Row | None:
     return row if by_row < WORTH * by_tile else None
 
 
-def recipe(family: Convolution, images: Images, lanes: int, threads: int) -> Recipe:
-    """Sum, put the sums where the weights are. ``lanes`` is the processor's vector width."""
-    row = _row_of(family, lanes)
-    return _by_rows(row, family, images, threads) if row else _by_tiles(family, images, threads)
+def recipe(family: Convolution, images: Images, lanes: int, registers: int, threads: int) -> Recipe:
+    """Sum, put the sums where the weights are.
+
+    ``lanes`` is the processor's vector width, of ``registers`` vectors.
+    """
+    row = _row_of(family, lanes, registers)
+    if row:
+        return _by_rows(row, family, images, threads)
+    return _by_tiles(family, images, registers, threads)
 
 
 def _splits(family: Convolution, units: int, threads: int) -> int:
@@ -203,12 +211,12 @@ def _row_kernel(row: _Row, family: Convolution) -> Kernel:
     )
 
 
-def _by_tiles(family: Convolution, images: Images, threads: int) -> Recipe:
+def _by_tiles(family: Convolution, images: Images, registers: int, threads: int) -> Recipe:
     s = sizes_of(family.geometry)
     plain = family.x_lanes == 1
     # Of a plain input, as of an image, the elements of a plane of the window are the sources.
     rows, across = (1, s.KH * s.KW) if plain else (s.KH, s.KW)
-    tile = _tile_of(family, across if plain else family.x_lanes)
+    tile = _tile_of(family, across if plain else family.x_lanes, registers)
     lanes, wide = family.y_lanes, tile.vectors * family.y_lanes
     tiles = -(-family.filters // wide)
     blocks = -(-family.filters // lanes)

@@ -60,10 +60,10 @@ def _division(form: Form, family: Convolution, threads: int) -> _Division:
     return _Division(tiles, -(-tiles // groups), 1)
 
 
-def form_of(family: Convolution, lanes: int, threads: int) -> Form | None:
+def form_of(family: Convolution, lanes: int, registers: int, threads: int) -> Form | None:
     """The fastest form for the family; None where it has none, or its direct sum is faster.
 
-    ``lanes`` is the processor's vector width.
+    ``lanes`` is the processor's vector width, of ``registers`` vectors.
     """
     if family.direction == "weight" or len(family.geometry.window) != 2 or family.groups > 1:
         return None
@@ -97,13 +97,13 @@ def form_of(family: Convolution, lanes: int, threads: int) -> Form | None:
         passes = -(-division.tiles // max(together, 1))
         return time(pairs, form.points, passes, MOVED * pairs * (channel_blocks + blocks))
 
-    direct = DIRECT * time(time_of(family, row_of(family, lanes)), s.taps, 1, 0.0)
+    direct = DIRECT * time(time_of(family, row_of(family, lanes, registers)), s.taps, 1, 0.0)
     times = {form: fast(form) for form in FORMS if form.window == s.KW}
     best = min(times, key=times.__getitem__, default=None)
     return best if best and times[best] < direct else None
 
 
-def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Recipe:
+def recipe(family: Convolution, images: Images, form: Form, registers: int, threads: int) -> Recipe:
     """Transform the weights (once, where they do not change), then everything group by group."""
     mirrored = family.direction == "input"
     family = as_forward(family)
@@ -112,7 +112,7 @@ def recipe(family: Convolution, images: Images, form: Form, threads: int) -> Rec
     lanes, points = family.y_lanes, form.points
     blocks = -(-family.filters // lanes)
     channel_blocks = -(-family.channels // family.x_lanes)
-    tile = tile_of(division.group, blocks, lanes, weight=0.5)
+    tile = tile_of(division.group, blocks, registers, weight=0.5)
     filter_tiles = -(-blocks // tile.vectors)
     wide = tile.vectors * lanes
     held = -(-division.group // tile.pixels) * tile.pixels
