@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -13,6 +10,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
 from numba.core.cpu_options import FastMathOptions
 
+from convdsl.runtime.compilation import uncollected
 from convdsl.runtime.native import SIGNATURE
 from convdsl.runtime.objects import ENTRY
 
@@ -58,7 +56,7 @@ class Emission:
         flags.error_model = "numpy"
         flags.fastmath = FastMathOptions(set(fast))
         target = registry.cpu_target
-        with global_compiler_lock, _no_collection():
+        with global_compiler_lock, uncollected():
             result = compiler.compile_extra(
                 target.typing_context,
                 target.target_context,
@@ -89,18 +87,6 @@ class Emission:
         """The processor's assembly."""
         text: str = self._library.get_asm_str()
         return text
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python looks for no garbage meanwhile: a compiler makes many objects, and drops them late."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _entry(result: Any) -> Any:
