@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from convdsl.runtime import compilation
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Kept between runs, because compiling kernels is what takes the time.
@@ -24,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.option.slow and not config.option.markexpr:
         config.option.markexpr = "not slow"
+    if hasattr(config, "workerinput"):
+        # One of several processes, which keep all cores busy: helpers would only have to start.
+        compilation.MOST_WORKERS = 0
 
 
 @pytest.fixture
