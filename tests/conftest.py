@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from convdsl.runtime import compilation
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Kept between runs, because compiling kernels is what takes the time.
@@ -24,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.option.slow and not config.option.markexpr:
         config.option.markexpr = "not slow"
+    if hasattr(config, "workerinput"):
+        # One of several processes, which keep all cores busy: helpers would only have to start.
+        compilation.MOST_WORKERS = 0
 
 
 @pytest.fixture
@@ -46,5 +51,6 @@ def golden(request: pytest.FixtureRequest):
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fails a run on CI that skipped a test, for every oracle is installed there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter.stats.get("skipped"):
+    # One of several processes has no reporter: what it skips is told to the first.
+    if reporter and os.environ.get("CI") and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

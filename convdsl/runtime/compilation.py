@@ -16,8 +16,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -69,6 +69,18 @@ def _compile(missing: Sequence[Kernel], cores: int) -> None:
         for worker in workers:
             worker.kill()
         progress.clear()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python looks for no garbage meanwhile: a compiler makes many objects, and drops them late."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Jobs:
@@ -181,7 +193,6 @@ def _work() -> None:
     """The worker's side: kernels come in by lines, and leave by the cache."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what others print is no answer
-    gc.disable()  # a compiler makes many objects and little garbage
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     print(json.dumps({"ready": str(cache.folder())}), file=answers, flush=True)

@@ -22,7 +22,7 @@ from convdsl.diagnostics import problem
 from convdsl.kernels.cuda.frame import resident
 from convdsl.plan.model import Kernel
 from convdsl.runtime import cache as files
-from convdsl.runtime.compilation import kernel_of, worker_environment
+from convdsl.runtime.compilation import kernel_of, uncollected, worker_environment
 from convdsl.runtime.processor import cores
 
 NATIVE = "convdsl.runtime.cuda_native"
@@ -84,15 +84,16 @@ def _compiled(kernel: Kernel, capability: int) -> str:
 
         # Addresses and sizes alike.
         signature = (types.int64,) * (len(kernel.pointers) + len(kernel.sizes))
-        text: str = cuda.compile(
-            files.function(kernel, NATIVE),
-            signature,
-            device=False,
-            abi="numba",
-            cc=divmod(capability, 10),
-            output="ptx",
-            launch_bounds=(kernel.threads, resident(kernel.threads)),
-        )[0]
+        with uncollected():
+            text: str = cuda.compile(
+                files.function(kernel, NATIVE),
+                signature,
+                device=False,
+                abi="numba",
+                cc=divmod(capability, 10),
+                output="ptx",
+                launch_bounds=(kernel.threads, resident(kernel.threads)),
+            )[0]
     except Exception as reason:
         if type(reason).__module__.startswith(("numba.core", "numba.cuda.core")):
             raise

@@ -4,7 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+from numba.core import compiler, registry, typed_passes, untyped_passes
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager
+from numba.core.cpu_options import FastMathOptions
+
+from convdsl.runtime.compilation import uncollected
+from convdsl.runtime.native import SIGNATURE
 from convdsl.runtime.objects import ENTRY
+
+PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.ReconstructSSA,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.IRLegalization,
+    typed_passes.AnnotateTypes,
+    typed_passes.NativeLowering,
+    typed_passes.NoPythonBackend,
+)
+"""Numba's passes that kernels need. The others are for closures, exceptions, branches on constants
+and the like: they walk over every statement and change none, and the machine code is the same."""
+
+
+class _Pipeline(compiler.CompilerBase):  # type: ignore[misc]
+    """Numba's compiler with those passes alone."""
+
+    def define_pipelines(self) -> list[Any]:
+        passes = PassManager("kernel")
+        for step in PASSES:
+            passes.add_pass(step, step.__name__)
+        passes.finalize()
+        return [passes]
 
 
 class Emission:
@@ -15,12 +49,6 @@ class Emission:
     """
 
     def __init__(self, function: Any, fast: tuple[str, ...] = ()) -> None:
-        from numba.core import compiler, registry
-        from numba.core.compiler_lock import global_compiler_lock
-        from numba.core.cpu_options import FastMathOptions
-
-        from convdsl.runtime.native import SIGNATURE
-
         flags = compiler.Flags()
         flags.no_cpython_wrapper = True
         flags.no_cfunc_wrapper = True
@@ -28,7 +56,7 @@ class Emission:
         flags.error_model = "numpy"
         flags.fastmath = FastMathOptions(set(fast))
         target = registry.cpu_target
-        with global_compiler_lock:
+        with global_compiler_lock, uncollected():
             result = compiler.compile_extra(
                 target.typing_context,
                 target.target_context,
@@ -37,6 +65,7 @@ class Emission:
                 SIGNATURE.return_type,
                 flags,
                 {},
+                pipeline_class=_Pipeline,
             )
             if result.typing_error is not None:
                 raise result.typing_error
@@ -65,8 +94,6 @@ def _entry(result: Any) -> Any:
 
     Numba's own would report exceptions to Python; kernels raise none.
     """
-    from llvmlite import ir
-
     context, signature = result.target_context, result.signature
     module = result.library.create_ir_module(ENTRY)
     arguments = [context.get_value_type(kind) for kind in signature.args]

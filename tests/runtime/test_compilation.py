@@ -19,6 +19,12 @@ pytestmark = pytest.mark.usefixtures("folder")
 KERNELS = [kernel(factor) for factor in (2, 3, 4)]
 
 
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch):
+    """Workers may be started, even where tests run in several processes."""
+    monkeypatch.setattr(compilation, "MOST_WORKERS", 2)
+
+
 def outcomes():
     return [outcome(cache.compiled(k)) for k in KERNELS]
 
