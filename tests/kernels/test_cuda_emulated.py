@@ -18,14 +18,16 @@ from helpers import (
     relative_error,
     sample_network,
 )
+from joined_maps import PIECES, network
 from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
-from random_networks import Writer
+from random_networks import JoiningWriter, Writer
 
 import convdsl
 from convdsl.compiler import lower
 from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient, winograd
 from convdsl.ops import registry
 from convdsl.plan import plan
+from convdsl.plan.model import CONTIGUOUS, Images
 from convdsl.runtime.interpreter import evaluate
 
 
@@ -42,9 +44,9 @@ def test_gradients_are_the_interpreters(sample):
 # -- random networks -------------------------------------------------------------------------
 
 
-def compare(seed):
+def compare(seed, writing=Writer):
     """Forward and backward with a loss; every third one for inference, too."""
-    writer = Writer(seed)
+    writer = writing(seed)
     text = writer.text()
     graph = convdsl.load_source(text).graph
     for loss in ("cross_entropy", None) if seed % 3 == 0 else ("cross_entropy",):
@@ -117,6 +119,72 @@ def only_tile(request, splits, monkeypatch):
 def test_every_tile_at_the_edges(shape, only_tile):
     text = f"net T {{ input {shape}\n {EVERYTHING} }}"
     check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
+
+
+# -- parts of larger maps --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", ["12x12", "9x11"])
+@pytest.mark.parametrize("piece", PIECES)
+def test_joined_maps_are_computed_and_read_in_their_places(piece, size, batch):
+    text = network(piece, size)
+    graph = convdsl.load_source(text).graph
+    planned = plan(lower(graph, "cross_entropy"), batch, target.CudaTarget())
+    copied = {s.reason for s in planned.steps if s.reason.startswith("copied")}
+    assert copied <= {"copied: it has its place elsewhere"}
+    assert planned.free
+    check_network(graph, batch, "cross_entropy", 0, text)
+    check_network(graph, batch, None, 0, text)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_sums_in_parts_go_to_their_places(piece, monkeypatch):
+    monkeypatch.setattr(convolution, "choose", in_parts(convolution.choose))
+    text = network(piece, "12x12")
+    check_network(convdsl.load_source(text).graph, 2, "cross_entropy", 0, text)
+
+
+def in_parts(choose):
+    """The choice, with sums in two parts wherever they can be."""
+
+    def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
+        work = choose(rows, columns, inner, batch, tiles, splittable=False)
+        splits = 2 if splittable and inner > work.tile.depth else 1
+        return replace(work, splits=splits, blocks=work.blocks * splits)
+
+    return chosen
+
+
+@pytest.mark.parametrize("form", winograd.FORMS, ids=str)
+def test_transformed_tiles_come_from_parts_and_go_to_parts(form, monkeypatch):
+    monkeypatch.setattr(winograd, "_cycles", lambda family, f: 0.0 if f == form else math.inf)
+    for piece in ("inception", "sums", "dense"):
+        text = network(piece, "9x12")
+        check_network(convdsl.load_source(text).graph, 2, "cross_entropy", 0, text)
+
+
+@pytest.mark.parametrize("start", range(0, 30, 10))
+def test_random_networks_that_join_and_cut(start):
+    for seed in range(start, start + 10):
+        compare(seed, JoiningWriter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(30, 330, 25))
+def test_more_random_networks_that_join_and_cut(start):
+    for seed in range(start, start + 25):
+        compare(seed, JoiningWriter)
+
+
+def test_a_kernel_that_takes_images_for_neighbours_is_caught(monkeypatch):
+    text = network("dense", "9x11")
+    graph = convdsl.load_source(text).graph
+    arrays = realistic_arrays(graph, 2, 0)
+    expected = evaluate(graph, arrays)["output"]
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-4
+    monkeypatch.setattr(Images, "gap", lambda self, operand: 0)
+    assert not np.isfinite(run(graph, arrays, 2)["output"]).all()
 
 
 # -- Winograd --------------------------------------------------------------------------------
@@ -307,8 +375,8 @@ def plant(monkeypatch, right, wrong):
     """Replace a piece of the source of all loop nests."""
     honest = target.nests.recipe
 
-    def buggy(family):
-        made = honest(family)
+    def buggy(family, images=CONTIGUOUS):
+        made = honest(family, images)
         calls = []
         for call in made.calls:
             assert right in call.kernel.source

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from convdsl.kernels.cuda import convolution
 from convdsl.kernels.cuda.convolution import Planned
-from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, result_gaps, used
 from convdsl.kernels.cuda.results import QUAD, Result, planar
 from convdsl.kernels.cuda.tiles import BANDWIDTH, LAUNCH
 from convdsl.kernels.parts import as_forward, parts_of
@@ -23,11 +23,14 @@ from convdsl.kernels.winograd import (
     transformed_weights,
 )
 from convdsl.ops.families import Convolution, Geometry
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, RESULT, Call, Images, Kernel, Recipe
 
 LARGEST = 1 << 29
 """Bytes of transformed tiles and products up to which they are worth their memory."""
-SIZES = ("tiles", "held", "size", "TX", "TY", "N", "C", "F", "P", "H", "W", "OH", "OW", "PH", "PW")
+SIZES = (
+    *("tiles", "held", "size", "TX", "TY", "N", "C", "F", "P", "H", "W", "OH", "OW", "PH", "PW"),
+    *("CG", "apart"),
+)
 
 
 def form_of(family: Convolution) -> Form | None:
@@ -85,10 +88,10 @@ def _tiles(forward: Convolution, form: Form) -> tuple[int, Planned]:
     )
     (part,) = parts_of(pointwise)
     operands = ("transformed", "packed", "products")
-    return held, Planned(pointwise, part, "", "fp32", operands)
+    return held, Planned(pointwise, part, "", "fp32", operands=operands)
 
 
-def recipe(family: Convolution, form: Form) -> Recipe:
+def recipe(family: Convolution, form: Form, images: Images = CONTIGUOUS) -> Recipe:
     """Transform the weights (once, where they do not change) and x, multiply, transform back."""
     forward = as_forward(family)
     s = sizes_of(forward.geometry)
@@ -107,10 +110,14 @@ def recipe(family: Convolution, form: Form) -> Recipe:
         "P": s.outputs,
         "width": width,
         **{name: getattr(s, name) for name in ("H", "W", "OH", "OW", "PH", "PW")},
+        "CG": channels + images.gap(0) // s.inputs,
+        "apart": filters * s.outputs + images.gap(RESULT),
     }
     wide = form.side == QUAD and s.OW % QUAD == 0
     bias = "b" if forward.bias else ""
-    result = Result(QUAD if wide else 1, bias, "channel", planar(forward.epilogue))
+    gaps = result_gaps(images, forward.epilogue, 3 if bias else 2).from_result()
+    named |= gaps.sizes
+    result = Result(QUAD if wide else 1, bias, "channel", planar(forward.epilogue), gaps)
 
     def call(made: Kernel, operands: tuple[str, ...], size: int) -> Call:
         given = tuple((named | {"size": size})[name] for name in made.sizes)
@@ -194,7 +201,7 @@ def _inputs_kernel(form: Form) -> Kernel:
         *indent(1, _place(side)),
         "    y0 -= PH",
         "    x0 -= PW",
-        "    start = ((image * C + channel) * H + y0) * W + x0",
+        "    start = ((image * CG + channel) * H + y0) * W + x0",
         *indent(1, lines),
     ]
     return kernel(
@@ -235,14 +242,14 @@ def _results_kernel(form: Form, result: Result) -> Kernel:
         "    tile = at - channel * held",
         "    if tile < tiles:",
         *indent(2, _place(side)),
-        "        plane = (image * F + channel) * P",
+        "        plane = image * apart + channel * P",
         *indent(2, lines),
     ]
     return kernel(
         f"winograd_results_{side}x{side}_{form.window}x{form.window}"
         + ("_by_4" if result.width > 1 else ""),
         [("m", "float32"), *result.pointers, ("y", "float32")],
-        used(SIZES, body),
+        used((*SIZES, *result.gaps.sizes), body),
         body,
         f"y[N, F, OH, OW] from m[{form.points}, F, held]; a thread per filter and tile.",
     )
