@@ -179,6 +179,42 @@ def test_joined_maps_are_computed_and_read_in_their_places(piece, size, parts, m
     check_network(graph, 3, "bf16", 0, text)
 
 
+# -- depthwise -------------------------------------------------------------------------------
+
+DEPTHWISE = [
+    # rows that runs of four do not fill, epilogues, blocks that channels do not fill
+    "conv C@3x3 pad=1 groups=C -> relu -> conv C@3x3 /2 pad=1 groups=C bias=off -> bn -> relu",
+    # elements of a gradient that no window meets, windows of two lanes a thread, dilation
+    "conv C@5x5 pad=2 groups=C -> tanh -> conv C@1x1 /2 groups=C -> conv C@3x2 /(1, 2) dilation=2"
+    " pad=2 groups=C",
+    # an epilogue that reads a map, and one that takes the slope of an activation along
+    "a = conv C@1x1 -> tanh\n b = a -> conv C@3x3 pad=1 groups=C\n add(a, b) -> sigmoid"
+    " -> conv C@2x3 /3 pad=1 groups=C",
+]
+
+
+@pytest.mark.parametrize("shape", ["8@9x11", "16@8x12", "13@7x7", "3@9x9"])
+@pytest.mark.parametrize("body", DEPTHWISE)
+def test_depthwise_convolutions_and_their_gradients(body, shape):
+    channels = shape.split("@")[0]
+    text = f"net T {{ input {shape}\n {body.replace('C', channels)} -> dense 5 }}"
+    for precision in ROUNDING:
+        found = planned(text, precision, loss="cross_entropy")
+        assert any("depthwise" in step.kernel.name for step in found.steps)
+        # An image that is given is no map in blocks where its channels are few.
+        joined = any("groups as one" in step.reason for step in found.steps)
+        assert joined <= (channels == "3")
+        check_network(convdsl.load_source(text).graph, 5, precision, 0, text)
+
+
+def test_a_series_and_a_volume_of_channels_of_their_own():
+    for shape, window in (("12@19", "5"), ("9@4x5x6", "3x2x3"), ("9@3x4x5", "3x3x3")):
+        groups = shape.split("@")[0]
+        body = f"conv {groups}@{window} /2 pad=1 groups={groups} -> tanh"
+        text = f"net T {{ input {shape}\n {body} -> dense 5 }}"
+        check_network(convdsl.load_source(text).graph, 3, "fp16", 0, text)
+
+
 # -- what is stored how ----------------------------------------------------------------------
 
 

@@ -195,7 +195,7 @@ class Planned:
         temporaries.append((packed, max(1, self.family.groups * rows * self._width)))
         if rows:
             to = (rows, self._width, s)
-            calls.append(_pack_call(self.original, self.part, to, flat, packed))
+            calls.append(pack(self.original, self.part, to, flat, packed))
 
     def _kernel(self, tile: Tile, result: Result, flat: bool, partial: bool) -> Kernel:
         s = self.sizes
@@ -395,7 +395,7 @@ def _flat(tile: Tile, s: Sizes) -> gemm.Loader:
 # -- weights ---------------------------------------------------------------------------------
 
 
-def _pack_call(
+def pack(
     original: Convolution,
     part: Part,
     to: tuple[int, int, Sizes],

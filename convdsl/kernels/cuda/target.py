@@ -17,6 +17,7 @@ from convdsl.kernels.cuda import (
 )
 from convdsl.kernels.cuda.frame import stored
 from convdsl.kernels.cuda.narrow import convolution as narrow_convolution
+from convdsl.kernels.cuda.narrow import depthwise as narrow_depthwise
 from convdsl.kernels.cuda.narrow import weight_gradient as narrow_weight_gradient
 from convdsl.kernels.cuda.narrow.slices import PIECE
 from convdsl.kernels.cuda.results import QUAD
@@ -117,6 +118,8 @@ class CudaTarget:
         match family:
             case Product() if product.fits_rounded(family) and constant[1:2] == (True,):
                 return product.rounded(family, self.precision)
+            case Convolution() if narrow_depthwise.fits(family):
+                return narrow_depthwise.recipe(family, images)
             case Convolution() if narrow_convolution.fits(family):
                 return narrow_convolution.recipe(family, self.precision, dtypes, images)
             case Convolution() if narrow_weight_gradient.fits(family):
