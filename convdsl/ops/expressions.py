@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -362,6 +362,16 @@ def substitute(expression: Expr, values: Mapping[Symbol, Expr]) -> Expr:
         return apply(expression.function, *(substitute(a, values) for a in expression.arguments))
     if isinstance(expression, Load):
         return Load(expression.buffer, substitute(expression.index, values), expression.dtype)
+    return expression
+
+
+def shifted(expression: Expr, by: Mapping[str, Expr]) -> Expr:
+    """The expression with the loads of these buffers so many elements further."""
+    if isinstance(expression, Apply):
+        arguments = tuple(shifted(a, by) for a in expression.arguments)
+        return Apply(expression.function, arguments, expression.dtype)
+    if isinstance(expression, Load) and expression.buffer in by:
+        return replace(expression, index=expression.index + by[expression.buffer])
     return expression
 
 

@@ -17,6 +17,7 @@ class _AnyTarget:
     name: str = "any"
     lanes: int = 1
     threads: int = 1
+    grain: int = 1
     storage: str = "float32"
 
     def recipe(self, family: Family) -> Recipe:

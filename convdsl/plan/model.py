@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -95,10 +95,22 @@ class Images:
 
     elements: tuple[int, ...] = ()
     """Per input, and last for the result; 0 where images are one behind the other."""
+    gaps: tuple[int, ...] = ()
+    """Likewise, how many elements of others lie between two images."""
+    count: int = 1
+    """How many images there are."""
 
     def blocks(self, operand: int, size: int) -> int:
         """How many blocks of so many elements apart; 0 where images are one behind the other."""
         return self.elements[operand] // size if self.elements else 0
+
+    def gap(self, operand: int) -> int:
+        """How many elements lie between two images of an operand."""
+        return self.gaps[operand] if self.gaps else 0
+
+
+CONTIGUOUS = Images()
+"""Those of operands that are no parts."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,6 @@ class Placed(Family):
     """A family some of whose feature maps are parts of larger ones."""
 
     family: Family
-    batch: int
     images: Images
 
     def nest(self) -> Nest:
@@ -129,6 +140,10 @@ class Target(Protocol):
         """Into how many parts the work of a step is split at most."""
 
     @property
+    def grain(self) -> int:
+        """At multiples of how many elements its kernels want parts of feature maps to begin."""
+
+    @property
     def storage(self) -> str:
         """The element type of feature maps between kernels."""
 
@@ -139,7 +154,7 @@ class Target(Protocol):
         """Whether it computes a family with that operand as a part of a larger feature map.
 
         The operand is the number of an input or `RESULT`. Parts begin wherever a channel, or a
-        block of them, does; those of several images are `Placed`.
+        block of them, does, at a multiple of `grain`; those of several images are `Placed`.
         """
 
 
@@ -166,6 +181,11 @@ class Buffer:
     @property
     def bytes(self) -> int:
         return self.elements * ITEM_SIZE[self.dtype]
+
+    def spanned(self, batch: int) -> Buffer:
+        """The memory from its first element to its last, with what lies between its images."""
+        between = self.image and self.image - self.elements // batch
+        return replace(self, elements=self.elements + (batch - 1) * between, image=0)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from convdsl.graph import Graph, Node, Value, Variable
 from convdsl.ops.families import Family, Map, operand
+from convdsl.ops.families.base import Runs
 from convdsl.plan.model import RESULT, Target
 
 
@@ -35,14 +36,20 @@ class Parts:
     """
 
     def __init__(
-        self, graph: Graph, families: Mapping[Node, Family], batch: int, target: Target
+        self,
+        graph: Graph,
+        families: Mapping[Node, Family],
+        dtypes: Mapping[Value, str],
+        batch: int,
+        target: Target,
     ) -> None:
         self.of: dict[Value, Part] = {}
         self.joins: dict[Node, tuple[str, ...]] = {}
         """The nodes that join maps: per input, why it is copied; "" where it is in its place."""
         self.cuts: dict[Node, Part] = {}
         """What the nodes that cut a map take of it."""
-        self._graph, self._families, self._batch, self._target = graph, families, batch, target
+        self._graph, self._families, self._dtypes = graph, families, dtypes
+        self._batch, self._target = batch, target
         self._homes: dict[Value, Value] = {}
         self._readers: dict[Value, list[tuple[Node, int]]] = {}
         self._obstacles: dict[Value, str] = {}
@@ -66,7 +73,7 @@ class Parts:
         for node in joins:
             self.joins[node] = tuple(self._join(node))
         for node, part in self.cuts.items():
-            if node.output not in self.of and not self.obstacle(node.output):
+            if node.output not in self.of and not self.misplaced(node.output, part):
                 self.of[node.output] = part
 
     def obstacle(self, value: Value) -> str:
@@ -76,21 +83,46 @@ class Parts:
             self._obstacles[home] = self._search(home)
         return self._obstacles[home]
 
+    def misplaced(self, value: Value, part: Part) -> str:
+        """Why a value cannot be that part; "" where it can."""
+        if self._dtypes[self._home(value)] != self._dtypes[part.whole]:
+            return f"{self._graph.producers[part.whole].name} is stored in another type"
+        return self.obstacle(value)
+
+    def unaligned(self, node: Node) -> str:
+        """Why a node that joins or cuts maps is a step of its own; "" where it is none such."""
+        runs = self._runs(node)
+        aligned = runs is None or self._is_aligned(node, runs)
+        return "" if aligned else f"parts begin at multiples of {self._target.grain} elements"
+
     def _home(self, value: Value) -> Value:
         """The value that it is another shape of, else itself."""
         return self._homes.get(value, value)
 
+    def _runs(self, node: Node) -> Runs | None:
+        """Where parts begin of the maps of a node that does nothing but join or cut them."""
+        family = self._families[node]
+        runs = family.joined or family.taken
+        found = runs and runs.rows == self._batch and self._is_arena(node.output)
+        return runs if found else None
+
+    def _is_aligned(self, node: Node, runs: Runs) -> bool:
+        """Whether parts begin where the target wants it, in every image."""
+        whole = node.output if self._families[node].joined else node.inputs[0]
+        starts = (*runs.starts, whole.type.size)
+        return not any(start % self._target.grain for start in starts)
+
     def _is_join(self, node: Node) -> bool:
         """Whether a node does nothing but join maps, each of which can be copied to its place."""
-        runs = self._families[node].joined
-        if runs is None or runs.rows != self._batch or not self._is_arena(node.output):
+        runs = self._families[node].joined and self._runs(node)
+        if not runs or not self._is_aligned(node, runs):
             return False
         return all(self._copies(v) for v in node.inputs)
 
     def _cut(self, node: Node) -> Part | None:
         """What a node takes of a map, where it does nothing else."""
-        runs = self._families[node].taken
-        if runs is None or runs.rows != self._batch or not self._is_arena(node.output):
+        runs = self._families[node].taken and self._runs(node)
+        if not runs or not self._is_aligned(node, runs):
             return None
         whole = self._home(node.inputs[0])
         (start,) = runs.starts
@@ -145,7 +177,7 @@ class Parts:
             elif home in self.of:
                 reason = "it has its place elsewhere"
             else:
-                reason = self.obstacle(home)
+                reason = self.misplaced(home, Part(node.output, start))
             if not reason:
                 self.of[home] = Part(node.output, start)
             reasons.append(reason)

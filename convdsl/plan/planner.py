@@ -44,6 +44,8 @@ class _Planner:
     target: Target
     families: dict[Node, Family]
     """What the nodes compute that are no views."""
+    dtypes: dict[Value, str]
+    """The element types that values are stored in."""
     parts: Parts
     storage: dict[Value, Storage] = field(default_factory=dict)
     storages: list[Storage] = field(default_factory=list)
@@ -84,7 +86,7 @@ class _Planner:
         known = self.storage.get(value) or self.home(value)
         if known is None:
             name = self.graph.producers[value].name
-            known = self.homes[value] = self.new(name, self.elements(value))
+            known = self.homes[value] = self.new(name, self.elements(value), self.dtypes[value])
         return known
 
     def place(self, value: Value, part: Part) -> Storage:
@@ -114,20 +116,21 @@ def live_bytes(graph: Graph, batch: int, target: Target) -> int:
 def _drafted(graph: Graph, batch: int, target: Target) -> tuple[_Planner, tuple[int, int]]:
     """Steps over storages that have no addresses yet, and where their three parts end."""
     families = {node: _family(node, batch) for node in graph.nodes if not node.op.alias}
-    p = _Planner(graph, batch, target, families, Parts(graph, families, batch, target))
+    dtypes = _dtypes(graph, families, target)
+    parts = Parts(graph, families, dtypes, batch, target)
+    p = _Planner(graph, batch, target, families, dtypes, parts)
     for variable in graph.variables:
         storage = p.new(variable.name, p.elements(variable), variable.type.dtype)
         storage.variable = variable
         storage.constant = _is_constant(graph, variable)
         p.keep(variable, storage)
     order = _ordered(graph)
-    exposed = _exposed(graph)
     ends = []
     position = 0
     last_read = _last_reads(order, graph)
     for nodes in order:
         for node in nodes:
-            _lower(p, node, position, last_read, node.output in exposed)
+            _lower(p, node, position, last_read)
             position += 1
         ends.append(len(p.steps))
     _close_lifetimes(p)
@@ -140,6 +143,37 @@ def _family(node: Node, batch: int) -> Family:
     results = [v.type.with_batch(batch) for v in node.outputs]
     family: Family = node.op.family_for(batch, shapes, results)
     return family
+
+
+def _dtypes(graph: Graph, families: dict[Node, Family], target: Target) -> dict[Value, str]:
+    """The element types that values are stored in."""
+    found: dict[Value, str] = {v: v.type.dtype for v in graph.variables}
+    exposed = _exposed(graph)
+    for node in graph.nodes:
+        given = [found[v] for v in node.inputs]
+        if node.op.alias:
+            found[node.output] = given[0]
+        elif node.output in exposed:
+            found[node.output] = node.output.type.dtype
+        else:
+            found[node.output] = _stored_as(node, families[node], given, target)
+    return found
+
+
+def _stored_as(node: Node, family: Family, inputs: Sequence[str], target: Target) -> str:
+    """The element type that a result is stored in, from those of what it is made of.
+
+    Feature maps are stored as the target wants where their family says so, or where one that it
+    reads is. Vectors, parameters and what is computed from those alone stay as they are.
+    """
+    type = node.output.type
+    if type.dtype != "float32" or not type.batched or len(type.shape) < 2:
+        return type.dtype
+    if family.storage == "exact":
+        return type.dtype
+    if family.storage == "narrow" or target.storage in inputs:
+        return target.storage
+    return type.dtype
 
 
 def _exposed(graph: Graph) -> set[Value]:
@@ -191,9 +225,7 @@ def _needed(graph: Graph, values: set[Value]) -> set[Node]:
     return found
 
 
-def _lower(
-    p: _Planner, node: Node, position: int, last_read: dict[Value, int], exposed: bool
-) -> None:
+def _lower(p: _Planner, node: Node, position: int, last_read: dict[Value, int]) -> None:
     """Choose the node's storages and add its calls."""
     inputs = [p.storage[v] for v in node.inputs]
     if node.op.alias:
@@ -206,7 +238,7 @@ def _lower(
         _cut(p, node)
         return
     family = p.families[node]
-    dtype = node.output.type.dtype if exposed else _stored_as(p, node, family, inputs)
+    dtype = p.dtypes[node.output]
     inputs += [p.table(table) for table in family.tables]
     constant = all(s.constant for s in inputs)
     output = (
@@ -218,7 +250,8 @@ def _lower(
         output = p.new(node.name, p.elements(node.output), dtype)
         output.constant = constant
     p.keep(node.output, output)
-    _compute(p, node, family, inputs, output)
+    reason = p.parts.unaligned(node)
+    _compute(p, node, family, inputs, output, f"copied: {reason}" if reason else "")
 
 
 def _join(p: _Planner, node: Node) -> None:
@@ -245,10 +278,11 @@ def _cut(p: _Planner, node: Node) -> None:
         p.keep(node.output, output)
         p.free.append((node, len(p.steps), output, f"read where it is, in {output.root.name}"))
         return
-    output = p.home(node.output) or p.new(node.name, p.elements(node.output))
+    dtype = p.dtypes[node.output]
+    output = p.home(node.output) or p.new(node.name, p.elements(node.output), dtype)
     p.keep(node.output, output)
     family = copy(p.batch, node.output.type.size)
-    reason = p.parts.obstacle(node.output) or "it has its place elsewhere"
+    reason = p.parts.misplaced(node.output, cut) or "it has its place elsewhere"
     _compute(p, node, family, [p.place(node.output, cut)], output, f"copied: {reason}")
 
 
@@ -279,31 +313,16 @@ def _recipe(p: _Planner, family: Family, inputs: Sequence[Storage], output: Stor
     """How the target computes a family on operands that lie so; equal ones share it."""
     dtypes = (*(s.dtype for s in inputs), output.dtype)
     constants = tuple(s.constant for s in inputs)
-    images = (*(s.image for s in inputs), output.image)
+    storages = (*inputs, output)
+    images = tuple(s.image for s in storages)
     if any(images):
-        family = Placed(family, p.batch, Images(images))
+        gaps = tuple(s.image and s.image - s.elements // p.batch for s in storages)
+        family = Placed(family, Images(images, gaps, p.batch))
     if p.target.storage != "float32" and (p.target.storage in dtypes or any(constants)):
         family = Stored(family, dtypes, constants)
     if family not in p.recipes:
         p.recipes[family] = p.target.recipe(family)
     return p.recipes[family]
-
-
-def _stored_as(p: _Planner, node: Node, family: Family, inputs: Sequence[Storage]) -> str:
-    """The element type that a result is stored in.
-
-    Feature maps are stored as the target wants where their family says so, or where one that it
-    reads is. Vectors, parameters and what is computed from those alone stay as they are.
-    """
-    type = node.output.type
-    if type.dtype != "float32" or not type.batched or len(type.shape) < 2:
-        return type.dtype
-    if family.storage == "exact":
-        return type.dtype
-    if family.storage == "narrow":
-        return p.target.storage
-    narrow = any(s.dtype == p.target.storage for s in inputs)
-    return p.target.storage if narrow else type.dtype
 
 
 def _assigned(p: _Planner, node: Node) -> Storage | None:

@@ -26,6 +26,7 @@ from convdsl.diagnostics import problem
 from convdsl.kernels.cuda.gather import gather, lowest
 from convdsl.plan.model import Buffer, Kernel, Plan, Port, Step
 from convdsl.runtime import cuda_compilation, dlpack
+from convdsl.runtime.borrowing import borrowed
 from convdsl.runtime.dlpack import Borrowed
 from convdsl.runtime.driver import NUMBER, Device, Function, Graph, Launch
 from convdsl.runtime.machine import Machine
@@ -351,41 +352,7 @@ class CudaMachine(Machine):
                     self.device.follow(array.owner.slot.sent)
                 strides = dlpack.contiguous_strides(array.shape)
                 return Borrowed(array.address, array.shape, strides, array.dtype, array)
-            if hasattr(array, "__dlpack_device__"):
-                kind, number = array.__dlpack_device__()
-                if kind not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
-                    return None
-                if kind == dlpack.CUDA and number != NUMBER:
-                    raise ValueError(f"the program runs on GPU {NUMBER}, the array is on {number}")
-                return self._taken(array)
-            return self._described(array)
-
-    def _taken(self, array: Any) -> Borrowed:
-        """By DLPack, which lets the producer order the streams."""
-        stream = int(self.device.stream)
-        try:
-            try:
-                capsule = array.__dlpack__(stream=stream, max_version=dlpack.VERSION)
-            except TypeError:  # older than that argument
-                capsule = array.__dlpack__(stream=stream)
-        except BufferError as reason:
-            raise ValueError(f"the array on the GPU cannot be taken: {reason}") from reason
-        return dlpack.taken(capsule)
-
-    def _described(self, array: Any) -> Borrowed | None:
-        """By its ``__cuda_array_interface__``, where it has one."""
-        found = getattr(array, "__cuda_array_interface__", None)
-        if found is None:
-            return None
-        if (stream := found.get("stream")) is not None:
-            self.device.order(self.device.named_stream(stream), self.device.stream)
-        else:  # it may be written on any stream
-            self.device.wait_for_others()
-        shape, dtype = tuple(found["shape"]), np.dtype(found["typestr"])
-        strides = dlpack.contiguous_strides(shape)
-        if found.get("strides") is not None:
-            strides = tuple(stride // dtype.itemsize for stride in found["strides"])
-        return Borrowed(found["data"][0], shape, strides, dtype.name, array)
+            return borrowed(array, self.device)
 
     def upload(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arrays on their way into memory of the device that no other call uses.

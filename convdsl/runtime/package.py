@@ -42,6 +42,8 @@ CODE = {
         "packaged.py": "packaged",
         "native.py": "cuda_native",
         "driver.py": "driver",
+        "borrowing.py": "borrowing",
+        "dlpack.py": "dlpack",
         "program.py": "standalone_cuda",
     },
 }

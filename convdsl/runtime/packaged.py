@@ -55,16 +55,18 @@ class Packaged(ABC):
         """All outputs by name."""
         if len(arrays) != len(self.inputs):
             raise ValueError(f"expected {len(self.inputs)} arrays, got {len(arrays)}")
-        checked = [_checked(p, a) for p, a in zip(self.inputs, arrays, strict=True)]
+        checked = [self._fitting(p, a) for p, a in zip(self.inputs, arrays, strict=True)]
         if INPUT_MEAN in self.variables:
-            checked[0] = checked[0] - self.variables[INPUT_MEAN]
+            checked[0] = _of_host(checked[0]) - self.variables[INPUT_MEAN]
         given = {p["buffer"]: a for p, a in zip(self.inputs, checked, strict=True)}
         if self._stale:
             self._prepare()
             self._stale = False
         self._run(given)
         return {
-            p["name"]: given[p["buffer"]].copy() if p["buffer"] in given else self._output(p)
+            p["name"]: a.copy()
+            if isinstance(a := given.get(p["buffer"]), Array)
+            else self._output(p)
             for p in self.plan["outputs"]
         }
 
@@ -86,12 +88,18 @@ class Packaged(ABC):
                 self.variables[name][...] = array
         self._stale = True
 
+    def _fitting(self, port: dict[str, Any], array: Any) -> Any:
+        """An input as `_run` takes it. Raises ValueError where it does not fit."""
+        given = np.asarray(array)
+        check(port, given.dtype, given.shape)
+        return np.ascontiguousarray(given)
+
     @abstractmethod
     def _prepare(self) -> None:
         """Compute what depends on variables alone."""
 
     @abstractmethod
-    def _run(self, given: Mapping[str, Array]) -> None:
+    def _run(self, given: Mapping[str, Any]) -> None:
         """Run all steps on the inputs, which are given by their buffers."""
 
     @abstractmethod
@@ -119,11 +127,16 @@ def text_hash(folder: Path, names: Sequence[str]) -> str:
     return hashlib.sha256(texts).hexdigest()[:16]
 
 
-def _checked(port: dict[str, Any], array: Array) -> Array:
-    given = np.asarray(array)
-    if list(given.shape) != port["shape"] or given.dtype != port["dtype"]:
+def check(port: dict[str, Any], dtype: object, shape: Sequence[int]) -> None:
+    """Raise ValueError for an input of another type or shape than the port's."""
+    if list(shape) != port["shape"] or dtype != port["dtype"]:
         raise ValueError(
             f"`{port['name']}` takes {port['dtype']} of shape {tuple(port['shape'])}, "
-            f"got {given.dtype} of shape {given.shape}"
+            f"got {dtype} of shape {tuple(shape)}"
         )
-    return np.ascontiguousarray(given)
+
+
+def _of_host(array: Any) -> Array:
+    if not isinstance(array, Array):
+        raise TypeError("these weights take a mean off inputs, which is done on the host")
+    return array

@@ -2,9 +2,9 @@
 
 This file stands in every package that `convdsl compile --target cuda -o` writes, beside `plan.json`
 (what runs on which memory), `kernels.py` (the code), `native.py` (what the code is written with),
-`driver.py` (the calls of the GPU's driver), `packaged.py` (what is not the GPU's own) and
-`weights.npz`. Kernels are compiled for the GPU at hand at the first load, which takes a second or
-two for each, and kept in the folder `ptx`.
+`driver.py` (the calls of the GPU's driver), `borrowing.py` and `dlpack.py` (arrays that lie on the
+GPU), `packaged.py` (what is not the GPU's own) and `weights.npz`. Kernels are compiled for the GPU
+at hand at the first load, which takes a second or two for each, and kept in the folder `ptx`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from .borrowing import borrowed
 from .driver import Device, Graph, Launch
-from .packaged import Packaged, modules, text_hash
+from .packaged import Packaged, check, modules, text_hash
 
 Array = np.ndarray
 MODULES = ("kernels", "native")
@@ -26,6 +27,10 @@ MODULES = ("kernels", "native")
 
 class Program(Packaged):
     """The network on the first GPU; ``threads`` say nothing there.
+
+    Inputs and targets may be contiguous arrays on it that speak DLPack or have a
+    ``__cuda_array_interface__``, such as torch's and CuPy's; they are copied there, and are the
+    caller's again when a call returns.
 
     Raises `driver.Refused` where there is no GPU, and for what its driver refuses.
     """
@@ -74,6 +79,16 @@ class Program(Packaged):
                 part.replace(path)
         return texts
 
+    def _fitting(self, port: dict[str, Any], array: Any) -> Any:
+        with self.device as device:
+            found = borrowed(array, device)
+        if found is None:
+            return super()._fitting(port, array)
+        check(port, found.dtype, found.shape)
+        if not found.contiguous:
+            raise ValueError(f"`{port['name']}` takes arrays of the GPU that are contiguous")
+        return found
+
     def _prepare(self) -> None:
         with self.device as device:
             for name, array in self.variables.items():
@@ -82,14 +97,17 @@ class Program(Packaged):
                 device.launch(self._launch(step))
             device.wait()
 
-    def _run(self, given: Mapping[str, Array]) -> None:
+    def _run(self, given: Mapping[str, Any]) -> None:
         with self.device as device:
             if self._graph is None:
                 steps = self.plan["steps"][: self.plan["forward"]]
                 self._graph = device.graph([self._launch(step) for step in steps])
             for name, array in given.items():
-                self._staging[name][:] = array.reshape(-1).view(np.uint8)
-                device.send(self._address(name), self._staging[name])
+                if isinstance(array, Array):
+                    self._staging[name][:] = array.reshape(-1).view(np.uint8)
+                    device.send(self._address(name), self._staging[name])
+                else:
+                    device.move(self._address(name), array.address, self._staging[name].nbytes)
             device.replay(self._graph)
             device.wait()
 

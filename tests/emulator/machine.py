@@ -81,7 +81,8 @@ class EmulatedMachine(Machine):
 
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:
-            arrays = [self.view(buffer, (-1,)) for buffer in step.buffers]
+            spans = [buffer.spanned(self.plan.batch) for buffer in step.buffers]
+            arrays = [self.view(buffer, (-1,)) for buffer in spans]
             launch(step.kernel, step.work, step.kernel.threads, arrays, step.sizes)
 
 

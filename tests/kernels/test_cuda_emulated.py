@@ -18,14 +18,16 @@ from helpers import (
     relative_error,
     sample_network,
 )
+from joined_maps import PIECES, network
 from kernels_by_samples import CHAINS, SAMPLES, check_forward, check_gradients
-from random_networks import Writer
+from random_networks import JoiningWriter, Writer
 
 import convdsl
 from convdsl.compiler import lower
 from convdsl.kernels.cuda import convolution, product, target, tiles, weight_gradient, winograd
 from convdsl.ops import registry
 from convdsl.plan import plan
+from convdsl.plan.model import CONTIGUOUS, Images
 from convdsl.runtime.interpreter import evaluate
 
 
@@ -42,9 +44,9 @@ def test_gradients_are_the_interpreters(sample):
 # -- random networks -------------------------------------------------------------------------
 
 
-def compare(seed):
+def compare(seed, writing=Writer):
     """Forward and backward with a loss; every third one for inference, too."""
-    writer = Writer(seed)
+    writer = writing(seed)
     text = writer.text()
     graph = convdsl.load_source(text).graph
     for loss in ("cross_entropy", None) if seed % 3 == 0 else ("cross_entropy",):
@@ -119,6 +121,72 @@ def test_every_tile_at_the_edges(shape, only_tile):
     check_network(convdsl.load_source(text).graph, 10, "cross_entropy", 0, text)
 
 
+# -- parts of larger maps --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", ["12x12", "9x11"])
+@pytest.mark.parametrize("piece", PIECES)
+def test_joined_maps_are_computed_and_read_in_their_places(piece, size, batch):
+    text = network(piece, size)
+    graph = convdsl.load_source(text).graph
+    planned = plan(lower(graph, "cross_entropy"), batch, target.CudaTarget())
+    copied = {s.reason for s in planned.steps if s.reason.startswith("copied")}
+    assert copied <= {"copied: it has its place elsewhere"}
+    assert planned.free
+    check_network(graph, batch, "cross_entropy", 0, text)
+    check_network(graph, batch, None, 0, text)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_sums_in_parts_go_to_their_places(piece, monkeypatch):
+    monkeypatch.setattr(convolution, "choose", in_parts(convolution.choose))
+    text = network(piece, "12x12")
+    check_network(convdsl.load_source(text).graph, 2, "cross_entropy", 0, text)
+
+
+def in_parts(choose):
+    """The choice, with sums in two parts wherever they can be."""
+
+    def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
+        work = choose(rows, columns, inner, batch, tiles, splittable=False)
+        splits = 2 if splittable and inner > work.tile.depth else 1
+        return replace(work, splits=splits, blocks=work.blocks * splits)
+
+    return chosen
+
+
+@pytest.mark.parametrize("form", winograd.FORMS, ids=str)
+def test_transformed_tiles_come_from_parts_and_go_to_parts(form, monkeypatch):
+    monkeypatch.setattr(winograd, "_cycles", lambda family, f: 0.0 if f == form else math.inf)
+    for piece in ("inception", "sums", "dense"):
+        text = network(piece, "9x12")
+        check_network(convdsl.load_source(text).graph, 2, "cross_entropy", 0, text)
+
+
+@pytest.mark.parametrize("start", range(0, 30, 10))
+def test_random_networks_that_join_and_cut(start):
+    for seed in range(start, start + 10):
+        compare(seed, JoiningWriter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(30, 330, 25))
+def test_more_random_networks_that_join_and_cut(start):
+    for seed in range(start, start + 25):
+        compare(seed, JoiningWriter)
+
+
+def test_a_kernel_that_takes_images_for_neighbours_is_caught(monkeypatch):
+    text = network("dense", "9x11")
+    graph = convdsl.load_source(text).graph
+    arrays = realistic_arrays(graph, 2, 0)
+    expected = evaluate(graph, arrays)["output"]
+    assert relative_error(run(graph, arrays, 2)["output"], expected) < 1e-4
+    monkeypatch.setattr(Images, "gap", lambda self, operand: 0)
+    assert not np.isfinite(run(graph, arrays, 2)["output"]).all()
+
+
 # -- Winograd --------------------------------------------------------------------------------
 
 TRANSFORMED = [
@@ -134,15 +202,20 @@ FORMS = [(c, f) for c in TRANSFORMED for f in winograd.FORMS if c[2] == f"{f.win
 
 @pytest.mark.parametrize(("case", "form"), FORMS, ids=str)
 @pytest.mark.parametrize("tail", ["-> leaky_relu 0.1", "bias=off -> bn -> tanh"])
-def test_winograds_convolution_is_the_interpreters(case, form, tail, monkeypatch):
+@pytest.mark.parametrize("slabs", [False, True], ids=["at_once", "slabs"])
+def test_winograds_convolution_is_the_interpreters(case, form, tail, slabs, monkeypatch):
     channels, filters, window, size, pad = case
+    if slabs:
+        monkeypatch.setattr(winograd, "SLAB", 1)
+        monkeypatch.setattr(winograd, "WIDE", 8)
     monkeypatch.setattr(winograd, "_cycles", lambda family, f: 0.0 if f == form else math.inf)
     text = f"net T {{ input 3@{size}\n conv {channels}@1 -> tanh -> conv {filters}@{window} {pad} "
     graph = convdsl.load_source(text + f"{tail} -> flatten }}").graph
     lowered = lower(graph, "cross_entropy")
     planned = plan(lowered, 3, target.CudaTarget())
-    done = [s.kernel.name for s in planned.steps if s.kernel.name.startswith("winograd_results")]
-    assert len(done) == 2, "forward, and the gradient by the input"
+    done = [s.name for s in planned.steps if s.kernel.name.startswith("winograd_results")]
+    assert len(set(done)) == 2, "forward, and the gradient by the input"
+    assert (len(done) > 2) == slabs
     arrays = positive_buffers(lowered, random_arrays(lowered, 3))
     expected = evaluate(lowered, arrays)
     # Its transforms round some ten times as much as a sum does.
@@ -168,6 +241,18 @@ def test_winograd_is_chosen_where_it_pays(text, batch, chosen):
     assert any(chosen in reason for reason in reasons)
     for device in (target.CudaTarget("fp32", exact=True), target.CudaTarget("tf32")):
         assert not any("Winograd" in s.reason for s in plan(graph, batch, device).steps)
+
+
+def test_transformed_tiles_take_bounded_memory():
+    """Of a large map, beyond the map and its result."""
+    graph = lower(convdsl.load_source("net T { input 64@96x96; tanh -> conv 64@3x3 pad=1 }").graph)
+    direct = plan(graph, 16, target.CudaTarget(exact=True)).arena_bytes
+    made = plan(graph, 16, target.CudaTarget())
+    assert made.arena_bytes <= direct + winograd.SLAB
+    slabs = [s for s in made.steps if s.kernel.name.startswith("winograd_inputs")]
+    assert len(slabs) > 1
+    assert len({s.sizes for s in slabs}) == len(slabs), "each has tiles of its own"
+    assert len({s.buffers[-1] for s in slabs}) == 1
 
 
 # -- training --------------------------------------------------------------------------------
@@ -307,8 +392,8 @@ def plant(monkeypatch, right, wrong):
     """Replace a piece of the source of all loop nests."""
     honest = target.nests.recipe
 
-    def buggy(family):
-        made = honest(family)
+    def buggy(family, images=CONTIGUOUS):
+        made = honest(family, images)
         calls = []
         for call in made.calls:
             assert right in call.kernel.source

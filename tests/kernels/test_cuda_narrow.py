@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from emulated import run
 from helpers import realistic_arrays
+from joined_maps import PIECES, network
 from kernels_by_samples import CHAINS, SAMPLES, by_norm, check_forward, check_gradients
-from random_networks import Writer
+from random_networks import JoiningWriter, Writer
 
 import convdsl
 from convdsl import compiler
@@ -104,6 +105,35 @@ def test_more_random_networks(start, precision):
         compare(seed, precision)
 
 
+def same_without_parts(seed, precision, monkeypatch):
+    """A network that joins and cuts gives the same bits where all of that is copied."""
+    writer = JoiningWriter(seed)
+    graph = convdsl.load_source(writer.text()).graph
+    arrays = realistic_arrays(lower(graph, "cross_entropy"), writer.batch, seed)
+    found = run(graph, arrays, writer.batch, "cross_entropy", precision)
+    with monkeypatch.context() as patched:
+        patched.setattr(CudaTarget, "takes_part", lambda self, family, operand, batch: False)
+        expected = run(graph, arrays, writer.batch, "cross_entropy", precision)
+    for name, value in expected.items():
+        assert np.isfinite(value).all()
+        assert np.array_equal(found[name], value), f"{name}: seed {seed}\n{writer.text()}"
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("start", range(0, 20, 10))
+def test_random_networks_that_join_and_cut(start, precision, monkeypatch):
+    for seed in range(start, start + 10):
+        same_without_parts(seed, precision, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("start", range(20, 180, 40))
+def test_more_random_networks_that_join_and_cut(start, precision, monkeypatch):
+    for seed in range(start, start + 40):
+        same_without_parts(seed, precision, monkeypatch)
+
+
 # Channels that fill no block, groups that do not, and sizes that are no multiple of any tile.
 EVERYTHING = """
   conv 13@3x3 pad=1 -> tanh -> conv 36@3x3 /2
@@ -112,21 +142,77 @@ EVERYTHING = """
 """
 
 
-@pytest.mark.parametrize("parts", [1, 3], ids=lambda n: f"{n}_parts")
-@pytest.mark.parametrize("tile", tiles.tiles_for("fp16"), ids=str)
-def test_every_tile_at_the_edges(tile, parts, monkeypatch):
+def choose(among, parts, monkeypatch):
+    """Every product is computed with one of these tiles, its sums in so many parts if possible."""
     honest = tiles.choose
 
     def chosen(rows, columns, inner, batch=1, tiles=(), splittable=True):
-        work = honest(rows, columns, inner, batch, (tile,), splittable=False)
-        splits = min(parts, max(1, -(-inner // tile.depth))) if splittable else 1
-        return type(work)(tile, splits, work.blocks * splits)
+        work = honest(rows, columns, inner, batch, among, splittable=False)
+        splits = min(parts, max(1, -(-inner // work.tile.depth))) if splittable else 1
+        return type(work)(work.tile, splits, work.blocks * splits)
 
     for module in (convolution, product, weight_gradient):
         monkeypatch.setattr(module, "choose", chosen)
+
+
+@pytest.mark.parametrize("parts", [1, 3], ids=lambda n: f"{n}_parts")
+@pytest.mark.parametrize("tile", tiles.tiles_for("fp16"), ids=str)
+def test_every_tile_at_the_edges(tile, parts, monkeypatch):
+    choose((tile,), parts, monkeypatch)
     for shape in ("3@9x11", "8@8x8"):
         text = f"net T {{ input {shape}\n {EVERYTHING} }}"
         check_network(convdsl.load_source(text).graph, 10, "fp16", 0, text)
+
+
+@pytest.mark.parametrize("parts", [1, 3], ids=lambda n: f"{n}_parts")
+@pytest.mark.parametrize("size", ["12x12", "9x11"])
+@pytest.mark.parametrize("piece", PIECES)
+def test_joined_maps_are_computed_and_read_in_their_places(piece, size, parts, monkeypatch):
+    choose(tiles.tiles_for("bf16"), parts, monkeypatch)
+    text = network(piece, size)
+    graph = convdsl.load_source(text).graph
+    target = CudaTarget("bf16")
+    planned = plan(compiler.laid_out(lower(graph, "cross_entropy"), target), 3, target)
+    copied = {s.reason for s in planned.steps if s.reason.startswith("copied")}
+    assert copied <= {"copied: it has its place elsewhere"}
+    assert planned.free
+    check_network(graph, 3, "bf16", 0, text)
+
+
+# -- depthwise -------------------------------------------------------------------------------
+
+DEPTHWISE = [
+    # rows that runs of four do not fill, epilogues, blocks that channels do not fill
+    "conv C@3x3 pad=1 groups=C -> relu -> conv C@3x3 /2 pad=1 groups=C bias=off -> bn -> relu",
+    # elements of a gradient that no window meets, windows of two lanes a thread, dilation
+    "conv C@5x5 pad=2 groups=C -> tanh -> conv C@1x1 /2 groups=C -> conv C@3x2 /(1, 2) dilation=2"
+    " pad=2 groups=C",
+    # an epilogue that reads a map, and one that takes the slope of an activation along
+    "a = conv C@1x1 -> tanh\n b = a -> conv C@3x3 pad=1 groups=C\n add(a, b) -> sigmoid"
+    " -> conv C@2x3 /3 pad=1 groups=C",
+]
+
+
+@pytest.mark.parametrize("shape", ["8@9x11", "16@8x12", "13@7x7", "3@9x9"])
+@pytest.mark.parametrize("body", DEPTHWISE)
+def test_depthwise_convolutions_and_their_gradients(body, shape):
+    channels = shape.split("@")[0]
+    text = f"net T {{ input {shape}\n {body.replace('C', channels)} -> dense 5 }}"
+    for precision in ROUNDING:
+        found = planned(text, precision, loss="cross_entropy")
+        assert any("depthwise" in step.kernel.name for step in found.steps)
+        # An image that is given is no map in blocks where its channels are few.
+        joined = any("groups as one" in step.reason for step in found.steps)
+        assert joined <= (channels == "3")
+        check_network(convdsl.load_source(text).graph, 5, precision, 0, text)
+
+
+def test_a_series_and_a_volume_of_channels_of_their_own():
+    for shape, window in (("12@19", "5"), ("9@4x5x6", "3x2x3"), ("9@3x4x5", "3x3x3")):
+        groups = shape.split("@")[0]
+        body = f"conv {groups}@{window} /2 pad=1 groups={groups} -> tanh"
+        text = f"net T {{ input {shape}\n {body} -> dense 5 }}"
+        check_network(convdsl.load_source(text).graph, 3, "fp16", 0, text)
 
 
 # -- what is stored how ----------------------------------------------------------------------

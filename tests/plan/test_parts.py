@@ -74,13 +74,37 @@ def test_inputs_and_outputs_have_places_of_their_own():
     assert sorted(copied(made).values()) == ["copied: image is given", "copied: it is an output"]
 
 
-@pytest.mark.parametrize("target", [CudaTarget(), CudaTarget("bf16")], ids=["fp32", "bf16"])
-def test_a_target_without_parts_joins_by_kernels(target):
+CUDA = pytest.mark.parametrize("target", [CudaTarget(), CudaTarget("bf16")], ids=["fp32", "bf16"])
+
+
+@CUDA
+@pytest.mark.parametrize("loss", [None, "cross_entropy"])
+def test_the_gpu_joins_nothing_either(target, loss):
     for batch in (1, 2):
-        made = planned(GROWING, batch, target=target)
-        assert not made.free
-        assert sum(s.kernel.name.startswith("join") for s in made.steps) == 2
-        assert not any(b.image for s in made.steps for b in s.buffers)
+        made = planned(GROWING + "\n -> avg global -> flatten", batch, loss, target)
+        assert not copied(made)
+        assert not any(s.kernel.name.startswith(("join", "along")) for s in made.steps)
+        assert len(made.free) == (6 if loss else 2)
+        assert any(b.image for s in made.steps for b in s.buffers) == (batch > 1)
+
+
+def test_parts_begin_at_whole_accesses_on_the_gpu():
+    body = "a = conv 16@1x1\n b = a -> conv {}@1x1\n concat(b, a) -> slice 0..8 -> conv 4@1x1"
+    for filters, size in ((16, "3x3"), (18, "4x3")):
+        assert not copied(planned(body.format(filters), 2, None, CudaTarget(), size))
+    found = copied(planned(body.format(18), 2, None, CudaTarget(), "3x3"))
+    assert found == dict.fromkeys(["concat1", "slice1.along"], f"copied: {WHOLE}")
+
+
+WHOLE = "parts begin at multiples of 4 elements"
+
+
+def test_maps_of_two_types_are_joined_by_a_copy():
+    body = "a = in -> tanh\n concat(conv 12@1x1, a) -> conv 16@1x1"
+    made = planned(body, 2, None, CudaTarget("bf16"))
+    assert list(copied(made).values()) == ["copied: concat1 is stored in another type"]
+    step = next(s for s in made.steps if s.name == "concat1")
+    assert [b.dtype for b in step.buffers] == ["float32", "bfloat16"]
 
 
 def test_steps_never_read_what_they_write_elsewhere():

@@ -10,6 +10,7 @@ import cuda.bindings
 import numpy as np
 import pytest
 from emulated_driver import EmulatedDriver
+from lent_arrays import Described, Tensor, on_the_gpu
 
 import convdsl
 from convdsl import CompileError
@@ -78,6 +79,27 @@ def test_a_package_computes_what_the_cpu_does(gpu, tmp_path):
     assert all("as it was kept" in path.read_text() for path in kept)
 
 
+def test_a_package_takes_arrays_of_the_gpu(gpu, tmp_path):
+    program = built()
+    package.write(program, tmp_path / "out")
+    ours = loaded(gpu, program, tmp_path / "out")
+    gpu.cuCtxPushCurrent(1)
+    memory = on_the_gpu(gpu, 2 * X)
+    for given in (Described(memory), Tensor(gpu, memory, 2 * X), Tensor(gpu, memory, 2 * X, False)):
+        expected = ours(2 * X)
+        ours(X)
+        gpu.calls.clear()
+        np.testing.assert_array_equal(ours(given), expected)
+        assert not any(call.startswith("cuMemcpyHtoD") for call in gpu.calls)
+    with pytest.raises(ValueError, match="of shape"):
+        ours(Described(memory[:2]))
+    with pytest.raises(ValueError, match="contiguous"):
+        ours(Described(memory, strides=(4, 12, 288, 48)))
+    ours.update({"input.mean": np.zeros((2, 6, 6))})
+    with pytest.raises(TypeError, match="on the host"):
+        ours(Described(memory))
+
+
 def test_a_training_package_has_gradients(gpu, tmp_path):
     program = built(loss="cross_entropy")
     package.write(program, tmp_path / "train")
@@ -96,7 +118,8 @@ def test_packages_are_written_without_a_gpu_and_byte_for_byte_the_same(tmp_path,
         options = ["--target", "cuda", "--batch", "3", "-o", str(tmp_path / name)]
         assert main(["compile", str(program), *options]) == 0
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    code = ["__init__.py", "driver.py", "kernels.py", "native.py", "packaged.py"]
+    code = ["__init__.py", "borrowing.py", "dlpack.py", "driver.py", "kernels.py", "native.py"]
+    code.append("packaged.py")
     assert files == [*code, "plan.json", "program.py", "weights.npz"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name

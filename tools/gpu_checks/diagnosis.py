@@ -91,10 +91,15 @@ def _compared(machine: Any, emulated: Any, step: Step, precision: str) -> Row | 
 
 
 def _numbers(machine: Any, buffer: Buffer) -> Array:
-    """The content of a buffer as float64."""
+    """The content of a buffer as float64, without what lies between its images."""
+    span = buffer.spanned(machine.plan.batch)
+    images = machine.plan.batch if buffer.image else 1
+    own = np.arange(images)[:, None] * buffer.image + np.arange(buffer.elements // images)
     if buffer.dtype not in ("float16", "bfloat16"):
-        return np.asarray(machine.view(buffer, (buffer.elements,)), np.float64)
-    bits = np.asarray(machine.view(replace(buffer, dtype="uint16"), (buffer.elements,)), np.uint16)
+        found = np.asarray(machine.view(span, (span.elements,)), np.float64)
+        return found[own].ravel()
+    found = np.asarray(machine.view(replace(span, dtype="uint16"), (span.elements,)), np.uint16)
+    bits = found[own].ravel()
     if buffer.dtype == "float16":
         return bits.view(np.float16).astype(np.float64)
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

@@ -168,7 +168,7 @@ def _random(count: int, precision: str) -> Iterator[Check]:
 
 def networks() -> Iterator[Check]:
     """Whole networks against the CPU target, and the losses of training steps."""
-    for name in ("lenet", "resnet18"):
+    for name in ("lenet", "resnet18", "squeezenet"):
         wanted = Wanted(network(name), 2)
         yield Check(name, partial(_as_on_the_cpu, name), (wanted,))
     for name in ("lenet", "resnet20"):

@@ -19,13 +19,13 @@ def width(family: Along, lanes: int) -> int:
     return next((w for w in (16, 8, 4) if w <= lanes and family.inner % w == 0), 0)
 
 
-def recipe(family: Along, images: Images, batch: int, lanes: int) -> Recipe | None:
+def recipe(family: Along, images: Images, lanes: int) -> Recipe | None:
     """One call; a unit of work is a chunk of positions along the axis."""
     wide = width(family, lanes)
     if not wide:
         return None
     results, terms = len(family.source), len(family.source[0])
-    rows = family.outer // batch
+    rows = family.outer // images.count
     apart = (
         images.blocks(0, 1) or rows * family.size * family.inner,
         images.blocks(RESULT, 1) or rows * results * family.inner,

@@ -28,7 +28,7 @@ from convdsl.ops.families import (
     Reblock,
     Reduction,
 )
-from convdsl.plan.model import RESULT, Images, Placed, Recipe
+from convdsl.plan.model import CONTIGUOUS, RESULT, Images, Placed, Recipe
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,18 @@ class CpuTarget:
     exact: bool = False
     registers: int = 16
     name: str = "cpu"
+    grain: int = 1
     storage: str = "float32"
 
     def recipe(self, family: Family) -> Recipe:
         """The fastest way there is for the family; its loop nest where there is no other."""
         if isinstance(family, Placed):
-            made = self._generated(family.family, family.images, family.batch)
+            made = self._generated(family.family, family.images)
             assert made is not None, family
             return made
-        return self._generated(family, Images(), 1) or nests.recipe(family)
+        return self._generated(family, CONTIGUOUS) or nests.recipe(family)
 
-    def _generated(self, family: Family, images: Images, batch: int) -> Recipe | None:
+    def _generated(self, family: Family, images: Images) -> Recipe | None:
         """What the generator for the family makes of it, with parts of such images."""
         vectors = self.lanes, self.registers
         match family:
@@ -73,7 +74,7 @@ class CpuTarget:
             case Reblock():
                 return reblock.recipe(family, images)
             case Along():
-                return along.recipe(family, images, batch, self.lanes)
+                return along.recipe(family, images, self.lanes)
             case Map() | Reduction():
                 return maps.recipe(family, images, self.lanes)
         return None

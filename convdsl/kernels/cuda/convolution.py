@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass, replace
 
 from convdsl.kernels.cuda import gemm
-from convdsl.kernels.cuda.frame import PLAIN, blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import PLAIN, blocks, indent, kernel, over, result_gaps, used
 from convdsl.kernels.cuda.results import QUAD, Result, combine, planar, stores
 from convdsl.kernels.cuda.tiles import DEPTH, Tile, Work, choose, tiles_for
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, RESULT, Call, Images, Kernel, Recipe
 
 WASTE = 1.2
 """How many times the channels a slice may hold, before windows' elements share slices."""
@@ -30,7 +30,7 @@ def fits(family: Convolution) -> bool:
     return has_parts(family)
 
 
-def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
+def recipe(family: Convolution, precision: str = "fp32", images: Images = CONTIGUOUS) -> Recipe:
     """Pack the weights (once, where they do not change), then convolve; per part where several."""
     calls: list[Call] = []
     temporaries: list[tuple[str, int]] = []
@@ -38,7 +38,7 @@ def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
     reason = ""
     for number, part in enumerate(parts):
         mark = str(number) if len(parts) > 1 else ""
-        reason = Planned(family, part, mark, precision).add(calls, temporaries)
+        reason = Planned(family, part, mark, precision, images).add(calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -50,6 +50,7 @@ class Planned:
     part: Part
     mark: str
     precision: str
+    images: Images = CONTIGUOUS
     operands: tuple[str, str, str] = ("in0", "", "out")
     """What x, the packed weights and the result are called; weights without a name are packed."""
 
@@ -120,8 +121,11 @@ class Planned:
             self._pack(calls, temporaries, flat, packed)
         operands = [f"in{k}" for k in range(2, 2 + family.bias + _extra(family))]
         width = 1 if s.outputs % QUAD or self.spread else QUAD
-        result = Result(width, "b" if family.bias else "", "channel", planar(family.epilogue))
+        gaps = result_gaps(self.images, family.epilogue, 3 if family.bias else 2)
+        bias = "b" if family.bias else ""
+        result = Result(width, bias, "channel", planar(family.epilogue), gaps)
         partial = work.splits > 1
+        full = triple(self.original.geometry.input, 1) if self.spread else (s.OD, s.OH, s.OW)
         size = family.batch * family.filters * s.outputs
         target = f"partials{self.mark}" if partial else y
         tiles = (-(-self.filters // work.tile.rows), -(-pixels // work.tile.columns))
@@ -137,17 +141,18 @@ class Planned:
             "size": size,
             "N": family.batch,
             "C": self.channels,
-            "CG": family.channels,
+            "CG": family.channels + self.images.gap(0) // s.inputs,
             "F": family.filters,
+            "apart": family.filters * math.prod(full) + (not partial) * self.images.gap(RESULT),
             "P": s.outputs,
             "chunks": -(-self.channels // depth),
             "inner": self.channels * s.taps,
             **{name: getattr(s, name) for name in s.__dataclass_fields__},
+            **gaps.from_result().sizes,
         }
         # A part that sees no element of the window is zero: no slices, but sizes that divide.
         named |= {name: max(1, named[name]) for name in ("KH", "KW")}
         if self.spread:
-            full = triple(self.original.geometry.input, 1)
             first, step = triple(self.part.first, 0), triple(self.part.step, 1)
             named |= dict(zip(("YD", "YH", "YW"), full, strict=True))
             named |= dict(zip(("FD", "FH", "FW"), first, strict=True))
@@ -190,7 +195,7 @@ class Planned:
         temporaries.append((packed, max(1, self.family.groups * rows * self._width)))
         if rows:
             to = (rows, self._width, s)
-            calls.append(_pack_call(self.original, self.part, to, flat, packed))
+            calls.append(pack(self.original, self.part, to, flat, packed))
 
     def _kernel(self, tile: Tile, result: Result, flat: bool, partial: bool) -> Kernel:
         s = self.sizes
@@ -218,7 +223,7 @@ class Planned:
         columns = [
             "image{0} = " + over("column{0}", "P"),
             "pixel{0} = column{0} - image{0} * P",
-            "base{0} = image{0} * F * P + pixel{0}",
+            "base{0} = image{0} * apart + pixel{0}",
         ]
         stride = "stride = P"
         if self.spread:
@@ -230,7 +235,7 @@ class Planned:
                 "z{0} = plane{0} * TD + FD",
                 "y{0} = (line{0} - plane{0} * OH) * TH + FH",
                 "x{0} = (pixel{0} - line{0} * OW) * TW + FW",
-                "base{0} = image{0} * F * stride + (z{0} * YH + y{0}) * YW + x{0}",
+                "base{0} = image{0} * apart + (z{0} * YH + y{0}) * YW + x{0}",
             ]
         ending = [stride, "channel_start = group * rows", *stores(tile, result, columns, partial)]
         # The loop over slices begins where the block's share does.
@@ -255,7 +260,7 @@ class Planned:
         return kernel(
             name,
             [*pointers, ("y", "float32")],
-            used(SIZES, lines),
+            used((*SIZES, *result.gaps.from_result().sizes), lines),
             lines,
             f"y[N, F, P] of x[N, CG, D, H, W]; a block per {tile} of filters × pixels.",
             tile.threads,
@@ -268,7 +273,7 @@ def _extra(family: Convolution) -> int:
 
 SIZES = (
     *gemm.SIZES,
-    *("columns", "rows", "width", "size", "N", "C", "CG", "F", "P", "chunks", "inner"),
+    *("columns", "rows", "width", "size", "N", "C", "CG", "F", "P", "apart", "chunks", "inner"),
     *("D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "FD", "FH", "FW", "TD", "TH", "TW"),
@@ -390,7 +395,7 @@ def _flat(tile: Tile, s: Sizes) -> gemm.Loader:
 # -- weights ---------------------------------------------------------------------------------
 
 
-def _pack_call(
+def pack(
     original: Convolution,
     part: Part,
     to: tuple[int, int, Sizes],

@@ -10,18 +10,28 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, replace
 
-from convdsl.kernels.cuda.frame import EVERY, PLAIN, WARP, blocks, decode, indent, kernel, used
+from convdsl.kernels.cuda.frame import (
+    EVERY,
+    PLAIN,
+    WARP,
+    blocks,
+    decode,
+    indent,
+    kernel,
+    result_gaps,
+    used,
+)
 from convdsl.kernels.cuda.results import QUAD, Result, combine, planar
 from convdsl.kernels.cuda.tiles import PROCESSORS
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Axis, Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, Call, Images, Kernel, Recipe
 
 MOST_TAPS = 27
 """Elements of a window whose sums a thread keeps in registers."""
 SIZES = (
-    *("size", "N", "F", "P", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
+    *("size", "N", "F", "P", "XF", "YF", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "FD", "FH", "FW", "TD", "TH", "TW"),
     *("WH", "WW", "taps", "ED", "EH", "EW", "UD", "UH", "UW"),
@@ -41,21 +51,23 @@ def fits(family: Convolution) -> bool:
     return has_parts(family)
 
 
-def recipe(family: Convolution) -> Recipe:
+def recipe(family: Convolution, images: Images = CONTIGUOUS) -> Recipe:
     """One launch per part; for the weights one, and a sum of its parts where it is split."""
     if family.direction == "weight":
-        return _weight_gradient(family)
-    calls = tuple(_call(family, part) for part in parts_of(family))
+        return _weight_gradient(family, images)
+    calls = tuple(_call(family, part, images) for part in parts_of(family))
     return Recipe(calls, reason="depthwise, neighbouring results to a thread")
 
 
-def _call(original: Convolution, part: Part) -> Call:
+def _call(original: Convolution, part: Part, images: Images) -> Call:
     family = replace(turned(original), geometry=part.geometry)
     s = sizes_of(part.geometry)
     mirrored = original.direction == "input"
     spread = mirrored and max(original.geometry.stride) > 1
     width = 1 if spread or s.OW % QUAD else QUAD
-    result = Result(width, "b" if family.bias else "", "channel", planar(family.epilogue))
+    gaps = result_gaps(images, family.epilogue, 3 if family.bias else 2)
+    bias = "b" if family.bias else ""
+    result = Result(width, bias, "channel", planar(family.epilogue), gaps)
     made = _kernel(result, mirrored, spread)
     count = len(result.pointers)
     size = family.batch * family.channels * s.outputs
@@ -65,10 +77,12 @@ def _call(original: Convolution, part: Part) -> Call:
         "N": family.batch,
         "F": family.channels,
         "P": s.outputs,
+        "XF": family.channels + images.gap(0) // s.inputs,
         "WH": window[1],
         "WW": window[2],
         "taps": window[0] * window[1] * window[2],
         **asdict(s),
+        **gaps.sizes,
     }
     if mirrored:
         # Element m of the part's window is number taken + step·m of the whole, from the end.
@@ -90,7 +104,7 @@ def _kernel(result: Result, mirrored: bool, spread: bool) -> Kernel:
     lines = [
         *decode([Axis(*axis) for axis in axes], "at"),
         *(f"total{q} = float32(0.0)" for q in range(width)),
-        "plane = image * F + channel",
+        "plane = image * XF + channel",
         "for kz in range(KD):",
         "    z = oz * SD + kz * DD - PD",
         "    for ky in range(KH):",
@@ -114,11 +128,12 @@ def _kernel(result: Result, mirrored: bool, spread: bool) -> Kernel:
     if spread:
         lines += [
             "row = (oz * TD + FD) * YH + oy * TH + FH",
-            "at = (plane * YD * YH + row) * YW + ox * TW + FW",
+            "at = ((image * F + channel) * YD * YH + row) * YW + ox * TW + FW",
         ]
     lines.append("pixel = (oz * OH + oy) * OW + ox")
     loads, values = result.finished([f"total{q}" for q in range(width)], "", "at")
-    store = f"store4(y, at, {', '.join(values)})" if width > 1 else f"y[at] = {values[0]}"
+    to = result.gaps.beyond("y", "at", "image")
+    store = f"store4(y, {to}, {', '.join(values)})" if width > 1 else f"y[{to}] = {values[0]}"
     step = f" * {width}" if width > 1 else ""
     body = [
         f"at = int64(cuda.grid(1)){step}",
@@ -129,13 +144,13 @@ def _kernel(result: Result, mirrored: bool, spread: bool) -> Kernel:
     return kernel(
         "_".join(word for word in words if word) + ("_by_4" if width > 1 else ""),
         [("x", "float32"), ("w", "float32"), *result.pointers, ("y", "float32")],
-        used(SIZES, body),
+        used((*SIZES, *result.gaps.sizes), body),
         body,
         f"y[N, F, P] of x[N, F, D, H, W], a window a channel; {width} results a thread.",
     )
 
 
-def _weight_gradient(family: Convolution) -> Recipe:
+def _weight_gradient(family: Convolution, images: Images) -> Recipe:
     s = sizes_of(family.geometry)
     pixels = family.batch * s.outputs
     splits = max(1, min(4 * PROCESSORS // family.channels, pixels // (4 * PLAIN)))
@@ -145,6 +160,8 @@ def _weight_gradient(family: Convolution) -> Recipe:
         "size": size,
         "F": family.channels,
         "P": s.outputs,
+        "XF": family.channels + images.gap(0) // s.inputs,
+        "YF": family.channels + images.gap(1) // s.outputs,
         "splits": splits,
         "total_pixels": pixels,
         **asdict(s),
@@ -196,8 +213,8 @@ def _weight_kernel(s: Sizes, partial: bool) -> Kernel:
                 "z = oz * SD - PD",
                 "y_ = (line - oz * OH) * SH - PH",
                 "x_ = (pixel - line * OW) * SW - PW",
-                "plane = image * F + channel",
-                "error = dy[plane * P + pixel]",
+                "plane = image * XF + channel",
+                "error = dy[(image * YF + channel) * P + pixel]",
                 *adding,
             ],
         ),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from convdsl.kernels.nests import INDENT
-from convdsl.ops.families import Axis
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.ops.families import Axis, Epilogue
+from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
 POINTER = {"float32": "floats", "int64": "ints", "float16": "halves", "bfloat16": "bfloats"}
 PLAIN = 256
@@ -63,6 +63,41 @@ def _stored(call: Call, types: Mapping[str, str]) -> Call:
         source = source.replace(_typed(name, dtype) + "\n", _typed(name, wanted) + "\n", 1)
         pointers.append((name, wanted))
     return replace(call, kernel=replace(call.kernel, source=source, pointers=tuple(pointers)))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What lies between the images of a kernel's buffers that are parts of larger feature maps."""
+
+    elements: Mapping[str, int]
+    """By buffer; 0 where it is no part."""
+
+    def __bool__(self) -> bool:
+        return any(self.elements.values())
+
+    def beyond(self, buffer: str, place: str, image: str) -> str:
+        """Where what would be at a place is, in an image of that number."""
+        return f"{place} + {image} * gap_{buffer}" if self.elements.get(buffer) else place
+
+    def from_result(self) -> Gaps:
+        """Likewise, beyond what lies between images of the result ``y``."""
+        own = self.elements.get("y", 0)
+        return Gaps({name: gap - own for name, gap in self.elements.items() if name != "y"})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What `beyond` reads."""
+        return {f"gap_{buffer}": gap for buffer, gap in self.elements.items() if gap}
+
+
+NO_GAPS = Gaps({})
+
+
+def result_gaps(images: Images, epilogue: Epilogue | None, first: int) -> Gaps:
+    """Those of the result ``y`` and of its epilogue's operands, of which the first is ``first``."""
+    count = len(epilogue.present) if epilogue else 0
+    operands = {f"e{k}": images.gap(first + k - 1) for k in range(1, count + 1)}
+    return Gaps(operands | {"y": images.gap(RESULT)})
 
 
 def indent(depth: int, lines: Iterable[str]) -> list[str]:

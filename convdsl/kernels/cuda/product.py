@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from convdsl.kernels.cuda import gemm
-from convdsl.kernels.cuda.frame import EVERY, WARP, indent, kernel, used
+from convdsl.kernels.cuda import gemm, maps
+from convdsl.kernels.cuda.frame import EVERY, WARP, indent, kernel, stored, used
 from convdsl.kernels.cuda.narrow import slices
-from convdsl.kernels.cuda.narrow.operands import rounding
 from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
 from convdsl.kernels.cuda.tiles import NARROW, Tile, choose, tiles_for
 from convdsl.ops.families import Epilogue, Product
 from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.parts import copy
 
 FEW = 8
 """Rows up to which weights are read by warps that walk along the sums."""
@@ -43,8 +43,9 @@ def rounded(product: Product, precision: str) -> Recipe:
     walked = _walked(product, wanted)
     (call,) = walked.calls
     first, _, *others = call.operands
+    (rounding,) = stored(maps.recipe(copy(1, size)), ("float32", wanted)).calls
     calls = (
-        rounding(size, "float32", wanted, "in1", "rounded"),
+        replace(rounding, operands=("in1", "rounded")),
         replace(call, operands=(first, "rounded", *others)),
     )
     return Recipe(calls, (("rounded", size, wanted),), f"rounded to {precision}, {walked.reason}")

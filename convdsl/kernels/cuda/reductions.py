@@ -11,14 +11,25 @@ import math
 from collections.abc import Sequence
 
 from convdsl.kernels.cuda import nests
-from convdsl.kernels.cuda.frame import EVERY, PLAIN, WARP, blocks, decode, indent, kernel, used
+from convdsl.kernels.cuda.frame import (
+    EVERY,
+    PLAIN,
+    WARP,
+    Gaps,
+    blocks,
+    decode,
+    indent,
+    kernel,
+    used,
+)
+from convdsl.kernels.cuda.maps import apart
 from convdsl.kernels.cuda.results import QUAD
 from convdsl.kernels.cuda.tiles import PROCESSORS
 from convdsl.kernels.nests import START
 from convdsl.ops.expressions import Symbol, bare, operations, substitute, symbols
 from convdsl.ops.families import Axis, Reduction, flat, operand
 from convdsl.ops.families.maps import Loops
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, Call, Images, Kernel, Recipe
 
 SHORT = 8
 """Elements that one thread adds up alone."""
@@ -26,22 +37,24 @@ LONG = 1 << 12
 """Elements that are worth a team of their own where one result is shared."""
 
 
-def recipe(family: Reduction) -> Recipe:
+def recipe(family: Reduction, images: Images = CONTIGUOUS) -> Recipe:
     """Teams; a thread to a result where neighbours are results, or where sums are short."""
-    loops = _loops(family)
+    loops = _loops(family, images)
+    gaps = Gaps({f"x{k}": images.gap(k) for k in range(len(family.present))})
     if _in_lanes(family, loops):
-        return _by_lanes(family, loops)
+        return _by_lanes(family, loops, gaps)
     if not _fits(family, loops):
-        return nests.recipe(family)
+        return nests.recipe(family, images)
     kept = [a for a, column in enumerate(loops.present) if column[0]]
     results = math.prod(loops.sizes[a] for a in kept)
     length = math.prod(loops.sizes) // results
     team = WARP if length <= PLAIN and results >= PROCESSORS else PLAIN
     parts = max(1, min(4 * PROCESSORS // results, length // LONG))
-    width = 1 if loops.sizes[-1] % QUAD else QUAD
-    made = _kernel(family, loops, team, width, parts > 1)
+    # What is between images lies between fours, too.
+    width = 1 if loops.sizes[-1] % QUAD or len(loops.sizes) == len(apart(images)) else QUAD
+    made = _kernel(family, loops, gaps, team, width, parts > 1)
     sizes = dict(zip((f"n{a}" for a in range(len(loops.sizes))), loops.sizes, strict=True))
-    named = {"results": results, "length": length, "parts": parts, **sizes}
+    named = {"results": results, "length": length, "parts": parts, **sizes, **gaps.sizes}
     target = "partials" if parts > 1 else "out"
     operands = (*(f"in{k}" for k in range(len(family.present))), target)
     cost = results * length * max(1, operations(family.expression))
@@ -61,8 +74,8 @@ def recipe(family: Reduction) -> Recipe:
     return Recipe((call, again), ((target, teams),), who)
 
 
-def _loops(family: Reduction) -> Loops:
-    return Loops.merge(family.shape, [family.kept, *family.present], frozenset())
+def _loops(family: Reduction, images: Images) -> Loops:
+    return Loops.merge(family.shape, [family.kept, *family.present], apart(images))
 
 
 def _simple(family: Reduction) -> bool:
@@ -86,15 +99,15 @@ def _fits(family: Reduction, loops: Loops) -> bool:
     return length >= SHORT
 
 
-def _by_lanes(family: Reduction, loops: Loops) -> Recipe:
+def _by_lanes(family: Reduction, loops: Loops, gaps: Gaps) -> Recipe:
     """Teams of a block; a thread has four neighbouring lanes."""
     lanes = loops.sizes[-1]
     kept = [a for a, column in enumerate(loops.present[:-1]) if column[0]]
     results = math.prod(loops.sizes[a] for a in kept)
     length = math.prod(loops.sizes[:-1]) // results
     parts = max(1, min(4 * PROCESSORS // results, length // (LONG // lanes)))
-    made = _lanes_kernel(family, loops, parts > 1)
-    named = {"length": length, "parts": parts}
+    made = _lanes_kernel(family, loops, gaps, parts > 1)
+    named = {"length": length, "parts": parts, **gaps.sizes}
     named |= {f"n{a}": size for a, size in enumerate(loops.sizes)}
     target = "partials" if parts > 1 else "out"
     operands = (*(f"in{k}" for k in range(len(family.present))), target)
@@ -110,7 +123,7 @@ def _by_lanes(family: Reduction, loops: Loops) -> Recipe:
     return Recipe((call, again), ((target, results * parts),), who)
 
 
-def _lanes_kernel(family: Reduction, loops: Loops, partial: bool) -> Kernel:
+def _lanes_kernel(family: Reduction, loops: Loops, gaps: Gaps, partial: bool) -> Kernel:
     lanes = loops.sizes[-1]
     teams = lanes // QUAD
     axes = [Axis(f"j{a}", f"n{a}") for a in range(len(loops.sizes))]
@@ -130,7 +143,7 @@ def _lanes_kernel(family: Reduction, loops: Loops, partial: bool) -> Kernel:
         *(["end = quotient((part + 1) * length, parts)"] if partial else ["end = length"]),
         f"for at in range(begin + (thread >> {teams.bit_length() - 1}), end, {PLAIN // teams}):",
         *indent(1, decode(rest, "at", "_rest")),
-        *indent(1, _values(family, loops, axes, totals)),
+        *indent(1, _values(family, loops, gaps, axes, totals)),
         f"for step in range({6 - teams.bit_length()}):",
     ]
     for total in totals:
@@ -153,7 +166,7 @@ def _lanes_kernel(family: Reduction, loops: Loops, partial: bool) -> Kernel:
     return kernel(
         name + ("_partial" if partial else ""),
         [*((f"x{k}", "float32") for k in range(len(family.present))), ("y", "float32")],
-        used(("length", "parts", *(axis.size for axis in axes)), body),
+        used(("length", "parts", *(axis.size for axis in axes), *gaps.sizes), body),
         body,
         f"{_name(family)}: {bare(family.expression)}, {PLAIN} threads for {lanes} results.",
     )
@@ -183,7 +196,9 @@ def _name(family: Reduction) -> str:
     return "mean" if family.mean else "maximum" if family.reducer == "maximum" else "sum"
 
 
-def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: bool) -> Kernel:
+def _kernel(
+    family: Reduction, loops: Loops, gaps: Gaps, team: int, width: int, partial: bool
+) -> Kernel:
     axes = [Axis(f"j{a}", f"n{a}") for a in range(len(loops.sizes))]
     kept = [axis for axis, column in zip(axes, loops.present, strict=True) if column[0]]
     rest = [axis for axis, column in zip(axes, loops.present, strict=True) if not column[0]]
@@ -219,7 +234,7 @@ def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: boo
         f"total = {start}",
         f"for at in range({start_at}, {end}, {team * width}):",
         *indent(1, decode(rest, "at", "_rest")),
-        *indent(1, _values(family, loops, axes, ["total"] * width)),
+        *indent(1, _values(family, loops, gaps, axes, ["total"] * width)),
         *_exchanged(family),
     ]
     target = "unit" if partial else "found"
@@ -238,7 +253,7 @@ def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: boo
             *indent(2, _joined(family, "total", "other")),
             f"    y[{target}] = {result}",
         ]
-    sizes = ("results", "length", "parts", *(axis.size for axis in axes))
+    sizes = ("results", "length", "parts", *(axis.size for axis in axes), *gaps.sizes)
     name = f"{_name(family)}_by_{team}" + ("_fours" if width > 1 else "")
     return kernel(
         name + ("_partial" if partial else ""),
@@ -250,7 +265,7 @@ def _kernel(family: Reduction, loops: Loops, team: int, width: int, partial: boo
 
 
 def _values(
-    family: Reduction, loops: Loops, axes: Sequence[Axis], totals: Sequence[str]
+    family: Reduction, loops: Loops, gaps: Gaps, axes: Sequence[Axis], totals: Sequence[str]
 ) -> list[str]:
     """Statements that bring an access' elements into a total each."""
     lines = []
@@ -264,6 +279,7 @@ def _values(
                 [Symbol(axes[a].size, "int64") for a in own],
             )
         )
+        at = gaps.beyond(f"x{k}", at, "j0")
         if own and own[-1] == len(axes) - 1 and width > 1:
             names.append([f"v{k}_{q}" for q in range(width)])
             lines.append(f"{', '.join(names[-1])} = load4(x{k}, {at})")

@@ -7,10 +7,10 @@ for tiles stick out over the edges of a result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convdsl.kernels.cuda import fragments
-from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import NO_GAPS, Gaps, blocks, indent, kernel, over, used
 from convdsl.kernels.cuda.tiles import Tile
 from convdsl.ops.expressions import Expr, Symbol, bare, substitute
 from convdsl.ops.families import Epilogue, flat, operand
@@ -32,6 +32,8 @@ class Result:
     bias: str = ""
     bias_along: str = "channel"
     epilogue: Epilogue | None = None
+    gaps: Gaps = NO_GAPS
+    """What lies between images of the result and of the epilogue's operands."""
 
     @property
     def pointers(self) -> list[tuple[str, str]]:
@@ -42,7 +44,8 @@ class Result:
     def finished(self, totals: Sequence[str], mark: str, at: str) -> tuple[list[str], list[str]]:
         """Statements that load operands, and the values to store, of neighbouring pixels.
 
-        They read ``image``, ``channel`` and ``pixel``, each followed by ``mark``.
+        They read ``image``, ``channel`` and ``pixel``, each followed by ``mark``. The first of them
+        is ``at`` where nothing lies between images.
         """
         lines: list[str] = []
         names: list[list[str]] = []
@@ -54,7 +57,7 @@ class Result:
         for k, present in enumerate(self.epilogue.present if self.epilogue else (), 1):
             assert self.epilogue is not None
             whole = self.epilogue.whole[k - 1]
-            place = at if whole else _index(present, axes)
+            place = self.gaps.beyond(f"e{k}", at, axes[0]) if whole else _index(present, axes)
             names.append(self._load(f"e{k}", f"x{k}", place, whole or present[-1], lines))
         values = []
         for position, total in enumerate(totals):
@@ -99,9 +102,11 @@ def stores(
     """Statements that finish and store a thread's tile.
 
     ``columns`` are statements that find ``image``, ``pixel`` and ``base`` of ``column``, marked
-    with {0}, so that the element of a ``channel`` lies at base + channel · stride; ``first`` is
-    the block's first channel, and ``rows`` how many channels the group has.
+    with {0}, so that the element of a ``channel`` lies at base + channel · stride in the result or
+    in the partials; ``first`` is the block's first channel, and ``rows`` how many channels the
+    group has.
     """
+    result = replace(result, gaps=result.gaps.from_result())
     lines = list(fragments.exchanged(tile)) if tile.on_tensor_cores else []
     offsets = tile.column_offsets
     pieces = range(0, len(offsets), result.width)
@@ -167,7 +172,7 @@ def combine(
         body.append(f"        {', '.join(parts)} = load4(partials, split * size + at)")
         body += indent(2, [f"{n} += {v}" for n, v in zip(names, parts, strict=True)])
     loads, values = result.finished(names, "", "at")
-    if result.pointers:
+    if result.pointers or result.gaps:
         body += indent(
             1,
             [
@@ -178,18 +183,20 @@ def combine(
             ],
         )
     body += indent(1, loads)
+    place = result.gaps.beyond("y", "at", "image")
     if result.width == 1:
-        body.append(f"    y[at] = {values[0]}")
+        body.append(f"    y[{place}] = {values[0]}")
     else:
-        body.append(f"    store4(y, at, {', '.join(values)})")
+        body.append(f"    store4(y, {place}, {', '.join(values)})")
     made = kernel(
         "combine" + ("_by_4" if result.width > 1 else ""),
         [("partials", "float32"), *result.pointers, ("y", "float32")],
-        used(("size", "splits", "N", "F", "P"), body),
+        used(("size", "splits", "N", "F", "P", *result.gaps.sizes), body),
         body,
         "y[N, F, P]: partial sums added up and finished.",
     )
     named = {"size": size, "splits": splits, "N": images, "F": channels, "P": pixels}
+    named |= result.gaps.sizes
     grid = blocks(-(-size // result.width))
     given = tuple(named[name] for name in made.sizes)
     return Call(made, (partials, *operands, "out"), given, grid, size * splits)

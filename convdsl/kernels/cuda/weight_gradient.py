@@ -16,17 +16,17 @@ from convdsl.kernels.cuda.results import QUAD, Result, combine, stores
 from convdsl.kernels.cuda.tiles import TILES, Tile, choose, tiles_for
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, Call, Images, Kernel, Recipe
 
 SIZES = (
     *gemm.SIZES,
-    *("columns", "rows", "size", "C", "CG", "F", "P", "each", "taps", "total_pixels"),
+    *("columns", "rows", "size", "C", "CG", "FG", "P", "each", "taps", "total_pixels"),
     *("D", "H", "W", "OH", "OW", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
 )
 
 
-def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
+def recipe(family: Convolution, precision: str = "fp32", images: Images = CONTIGUOUS) -> Recipe:
     """One product, and a sum of its parts where it is split."""
     s = sizes_of(family.geometry)
     channels, filters = family.channels // family.groups, family.filters // family.groups
@@ -48,8 +48,8 @@ def recipe(family: Convolution, precision: str = "fp32") -> Recipe:
         "rows": filters,
         "size": size,
         "C": channels,
-        "CG": family.channels,
-        "F": family.filters,
+        "CG": family.channels + images.gap(0) // s.inputs,
+        "FG": family.filters + images.gap(1) // s.outputs,
         "P": s.outputs,
         "each": each,
         "taps": s.taps,
@@ -78,7 +78,7 @@ def _kernel(tile: Tile, s: Sizes, flat: bool, partial: bool) -> Kernel:
         [
             # Both factors lie along pixels: a thread finds its own of the slice once.
             *pixel_of(tile, "inner"),
-            "from_dy = (image * F + group * rows + row_start) * P + pixel",
+            "from_dy = (image * FG + group * rows + row_start) * P + pixel",
             "from_x = (image * CG + group * C) * (D * H * W)",
         ],
         "dy",

@@ -2,15 +2,18 @@
 
 Tiles of the input are transformed into memory, multiplied with the transformed weights as one
 product per element of a tile (which is a pointwise convolution of as many groups), and transformed
-back. Neighbouring threads have neighbouring tiles. It rounds some ten times as much as the direct
-sum.
+back. Neighbouring threads have neighbouring tiles. Where all tiles at once would take much memory,
+a slab of them goes through all three steps after the other. It rounds some ten times as much as the
+direct sum.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from convdsl.kernels.cuda import convolution
 from convdsl.kernels.cuda.convolution import Planned
-from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, result_gaps, used
 from convdsl.kernels.cuda.results import QUAD, Result, planar
 from convdsl.kernels.cuda.tiles import BANDWIDTH, LAUNCH
 from convdsl.kernels.parts import as_forward, parts_of
@@ -23,11 +26,34 @@ from convdsl.kernels.winograd import (
     transformed_weights,
 )
 from convdsl.ops.families import Convolution, Geometry
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, RESULT, Call, Images, Kernel, Recipe
 
-LARGEST = 1 << 29
-"""Bytes of transformed tiles and products up to which they are worth their memory."""
-SIZES = ("tiles", "held", "size", "TX", "TY", "N", "C", "F", "P", "H", "W", "OH", "OW", "PH", "PW")
+SLAB = 1 << 26
+"""Bytes of transformed tiles and products at one time. By the model, the launches that slabs add
+cost VGG-16 at batch 8 a tenth of these layers' time; in twice the memory it would be a fortieth."""
+WIDE = 128
+"""Slabs are multiples of so many tiles: the most columns of a product that a block computes."""
+SIZES = (
+    *(
+        "first",
+        "tiles",
+        "held",
+        "size",
+        "TX",
+        "TY",
+        "N",
+        "C",
+        "F",
+        "P",
+        "H",
+        "W",
+        "OH",
+        "OW",
+        "PH",
+        "PW",
+    ),
+    *("CG", "apart"),
+)
 
 
 def form_of(family: Convolution) -> Form | None:
@@ -58,23 +84,37 @@ def _cycles(family: Convolution, form: Form) -> float:
     """How long the three steps take: the first and the last by memory, the products by either."""
     forward = as_forward(family)
     s = sizes_of(forward.geometry)
-    tiles, products = _tiles(forward, form)
+    slabs = _slabs(forward, form)
+    tiles = slabs.count * slabs.held
     inputs, results = (4.0 * form.points * n * tiles for n in (forward.channels, forward.filters))
-    if inputs + results > LARGEST:
-        return float("inf")
     maps = 4.0 * forward.batch * (forward.channels * s.H * s.W + forward.filters * s.outputs)
     moved = (maps + inputs + results) / BANDWIDTH
-    weights = 4.0 * form.points * forward.channels * forward.filters
-    between = max(products.work.cycles, (inputs + results + weights) / BANDWIDTH)
-    return moved + between + 2 * LAUNCH
+    weights = 4.0 * form.points * forward.channels * forward.filters * slabs.count
+    products = slabs.count * slabs.products.work.cycles
+    between = max(products, (inputs + results + weights) / BANDWIDTH)
+    return moved + between + (3 * slabs.count - 1) * LAUNCH
 
 
-def _tiles(forward: Convolution, form: Form) -> tuple[int, Planned]:
-    """How many tiles there are, up to whole accesses, and the products as a convolution."""
+@dataclass(frozen=True)
+class _Slabs:
+    """How many slabs there are, of how many tiles, and the products of each as a convolution."""
+
+    count: int
+    held: int
+    products: Planned
+
+
+def _slabs(forward: Convolution, form: Form) -> _Slabs:
+    """As few slabs as are small enough; one is held in whole accesses."""
     s = sizes_of(forward.geometry)
-    tiles = forward.batch * -(-s.OH // form.side) * -(-s.OW // form.side)
-    held = -(-tiles // QUAD) * QUAD
     points = form.points
+    tiles = forward.batch * -(-s.OH // form.side) * -(-s.OW // form.side)
+    held, count = -(-tiles // QUAD) * QUAD, 1
+    most = SLAB // (4 * points * (forward.channels + forward.filters))
+    if held > most:
+        count = -(-tiles // max(WIDE, most // WIDE * WIDE))
+        held = -(-tiles // (count * WIDE)) * WIDE
+        count = -(-tiles // held)
     pointwise = Convolution(
         "forward",
         1,
@@ -85,14 +125,15 @@ def _tiles(forward: Convolution, form: Form) -> tuple[int, Planned]:
     )
     (part,) = parts_of(pointwise)
     operands = ("transformed", "packed", "products")
-    return held, Planned(pointwise, part, "", "fp32", operands)
+    return _Slabs(count, held, Planned(pointwise, part, "", "fp32", operands=operands))
 
 
-def recipe(family: Convolution, form: Form) -> Recipe:
+def recipe(family: Convolution, form: Form, images: Images = CONTIGUOUS) -> Recipe:
     """Transform the weights (once, where they do not change) and x, multiply, transform back."""
     forward = as_forward(family)
     s = sizes_of(forward.geometry)
-    held, products = _tiles(forward, form)
+    slabs = _slabs(forward, form)
+    held = slabs.held
     channels, filters, points = forward.channels, forward.filters, form.points
     across, down = -(-s.OW // form.side), -(-s.OH // form.side)
     width = -(-filters // QUAD) * QUAD
@@ -107,29 +148,35 @@ def recipe(family: Convolution, form: Form) -> Recipe:
         "P": s.outputs,
         "width": width,
         **{name: getattr(s, name) for name in ("H", "W", "OH", "OW", "PH", "PW")},
+        "CG": channels + images.gap(0) // s.inputs,
+        "apart": filters * s.outputs + images.gap(RESULT),
     }
     wide = form.side == QUAD and s.OW % QUAD == 0
     bias = "b" if forward.bias else ""
-    result = Result(QUAD if wide else 1, bias, "channel", planar(forward.epilogue))
+    gaps = result_gaps(images, forward.epilogue, 3 if bias else 2).from_result()
+    named |= gaps.sizes
+    result = Result(QUAD if wide else 1, bias, "channel", planar(forward.epilogue), gaps)
 
-    def call(made: Kernel, operands: tuple[str, ...], size: int) -> Call:
-        given = tuple((named | {"size": size})[name] for name in made.sizes)
+    def call(made: Kernel, operands: tuple[str, ...], size: int, first: int = 0) -> Call:
+        given = tuple((named | {"size": size, "first": first})[name] for name in made.sizes)
         return Call(made, operands, given, blocks(size), size * points)
 
     weights = _weights_kernel(form, mirrored=family.direction == "input")
     read = tuple(f"in{k}" for k in range(2, 2 + len(result.pointers)))
-    calls = [
-        call(weights, ("in1", "packed"), channels * width),
-        call(_inputs_kernel(form), ("in0", "transformed"), channels * held),
-    ]
+    inputs, results = _inputs_kernel(form), _results_kernel(form, result)
+    calls = [call(weights, ("in1", "packed"), channels * width)]
     temporaries: list[tuple[str, int]] = [
         ("packed", points * channels * width),
         ("transformed", points * channels * held),
         ("products", points * filters * held),
     ]
-    reason = products.add(calls, temporaries)
-    calls.append(call(_results_kernel(form, result), ("products", *read, "out"), filters * held))
+    for first in range(0, slabs.count * held, held):
+        calls.append(call(inputs, ("in0", "transformed"), channels * held, first))
+        reason = slabs.products.add(calls, temporaries)
+        calls.append(call(results, ("products", *read, "out"), filters * held, first))
     name = f"Winograd F({form.side}×{form.side}, {form.window}×{form.window})"
+    if slabs.count > 1:
+        name += f" in {slabs.count} slabs of {held} tiles"
     return Recipe(tuple(calls), tuple(temporaries), f"{name}, {points} products: {reason}")
 
 
@@ -189,12 +236,12 @@ def _inputs_kernel(form: Form) -> Kernel:
         "at = int64(cuda.grid(1))",
         "if at < size:",
         "    channel = quotient(at, held)",
-        "    tile = at - channel * held",
+        "    tile = at - channel * held + first",
         "    here = tile < tiles",
         *indent(1, _place(side)),
         "    y0 -= PH",
         "    x0 -= PW",
-        "    start = ((image * C + channel) * H + y0) * W + x0",
+        "    start = ((image * CG + channel) * H + y0) * W + x0",
         *indent(1, lines),
     ]
     return kernel(
@@ -232,17 +279,17 @@ def _results_kernel(form: Form, result: Result) -> Kernel:
         "at = int64(cuda.grid(1))",
         "if at < size:",
         "    channel = quotient(at, held)",
-        "    tile = at - channel * held",
+        "    tile = at - channel * held + first",
         "    if tile < tiles:",
         *indent(2, _place(side)),
-        "        plane = (image * F + channel) * P",
+        "        plane = image * apart + channel * P",
         *indent(2, lines),
     ]
     return kernel(
         f"winograd_results_{side}x{side}_{form.window}x{form.window}"
         + ("_by_4" if result.width > 1 else ""),
         [("m", "float32"), *result.pointers, ("y", "float32")],
-        used(SIZES, body),
+        used((*SIZES, *result.gaps.sizes), body),
         body,
         f"y[N, F, OH, OW] from m[{form.points}, F, held]; a thread per filter and tile.",
     )

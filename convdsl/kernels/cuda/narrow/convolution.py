@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from convdsl.kernels.cuda import gemm
 from convdsl.kernels.cuda.convolution import INSIDE, STEP, WASTE
-from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, result_gaps, used
 from convdsl.kernels.cuda.narrow.operands import (
     FeatureMap,
     Groups,
@@ -25,11 +25,12 @@ from convdsl.kernels.cuda.tiles import NARROW, NARROW_DEPTH, Tile, choose, tiles
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, RESULT, Call, Images, Kernel, Recipe
 
 SIZES = (
     *gemm.SIZES,
     *("columns", "rows", "width", "size", "last", "N", "C", "XB", "P", "GX", "GY", "chunks"),
+    "apart",
     *("YB", "YP", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW"),
     *("SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH", "DW"),
     *("YD", "YH", "YW", "FD", "FH", "FW", "TD", "TH", "TW"),
@@ -47,19 +48,21 @@ def fits(family: Convolution) -> bool:
     return has_parts(family)
 
 
-def recipe(family: Convolution, precision: str, dtypes: tuple[str, ...]) -> Recipe:
+def recipe(
+    family: Convolution, precision: str, dtypes: tuple[str, ...], images: Images = CONTIGUOUS
+) -> Recipe:
     """Pack the weights, bring x into blocks where it is not, convolve; per part where several."""
     calls: list[Call] = []
     temporaries: Temporaries = []
     parts = parts_of(family)
     forward = turned(family)
-    given = FeatureMap("in0", forward.channels, forward.x_lanes)
+    given = FeatureMap("in0", forward.channels, forward.x_lanes, images.gap(0))
     pixels = parts[0].geometry.input if parts else ()
     x = in_blocks(given, dtypes[0], family.batch, pixels, precision, calls, temporaries)
     reason = ""
     for number, part in enumerate(parts):
         mark = str(number) if len(parts) > 1 else ""
-        reason = _Plan(family, part, mark, precision, x).add(calls, temporaries)
+        reason = _Plan(family, part, mark, precision, x, images).add(calls, temporaries)
     return Recipe(tuple(calls), tuple(temporaries), reason)
 
 
@@ -72,6 +75,7 @@ class _Plan:
     mark: str
     precision: str
     x: FeatureMap
+    images: Images
 
     @property
     def family(self) -> Convolution:
@@ -130,7 +134,8 @@ class _Plan:
         )
         lanes = family.y_lanes
         epilogue = family.epilogue.flattened(trailing=1) if family.epilogue else None
-        result = Blocks(lanes, family.bias, epilogue)
+        gaps = result_gaps(self.images, epilogue, 3 if family.bias else 2)
+        result = Blocks(lanes, family.bias, epilogue, gaps)
         partial = work.splits > 1
         full = triple(self.original.geometry.input, 1) if self.spread else (s.OD, s.OH, s.OW)
         y_blocks = -(-family.filters // lanes)
@@ -148,14 +153,16 @@ class _Plan:
             "last": family.filters - 1,
             "N": family.batch,
             "C": groups.channels,
-            "XB": self.x.blocks,
+            "XB": self.x.blocks_apart(s.inputs),
             "P": s.outputs,
             "GX": self.blocks,
             "GY": groups.filters // lanes,
             "chunks": -(-self.blocks // PIECES),
             "YB": y_blocks,
             "YP": math.prod(full),
+            "apart": size // family.batch + (not partial) * self.images.gap(RESULT),
             **asdict(s),
+            **gaps.from_result().sizes,
         }
         # A part that sees no element of the window is zero: no slices, but sizes that divide.
         named |= {name: max(1, named[name]) for name in ("KH", "KW")}
@@ -212,7 +219,7 @@ class _Plan:
         return kernel(
             "_".join(word for word in words if word),
             [*pointers, ("y", "float32")],
-            used(SIZES, lines),
+            used((*SIZES, *result.gaps.from_result().sizes), lines),
             lines,
             f"y[N, YB, YP, {result.lanes}] of x[N, XB, D, H, W, {self.x.lanes}]; "
             f"a block per {tile} of positions × filters, for windows of {s.taps}.",

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from convdsl.kernels.cuda import nests
-from convdsl.kernels.cuda.frame import PLAIN, blocks, indent, kernel, stored
+from convdsl.kernels.cuda import maps, nests
+from convdsl.kernels.cuda.frame import stored
 from convdsl.kernels.cuda.narrow.slices import PIECE
 from convdsl.kernels.cuda.tiles import NARROW
 from convdsl.ops.families import Convolution, Reblock
-from convdsl.plan.model import Call
+from convdsl.plan.model import Call, Images
+from convdsl.plan.parts import copy
 
 Temporaries = list[tuple[str, int] | tuple[str, int, str]]
 FEW = 4
@@ -57,10 +58,16 @@ class FeatureMap:
     operand: str
     channels: int
     lanes: int
+    between: int = 0
+    """Elements between two images, where it is a part of a larger map."""
 
     @property
     def blocks(self) -> int:
         return -(-self.channels // self.lanes)
+
+    def blocks_apart(self, pixels: int) -> int:
+        """How many blocks of so many pixels lie from an image to the next."""
+        return self.blocks + self.between // (pixels * self.lanes)
 
 
 def in_blocks(
@@ -80,23 +87,14 @@ def in_blocks(
     if lanes == 1:
         lanes = FEW if given.channels <= FEW else PIECE
     made = FeatureMap(f"{given.operand}_rounded", given.channels, lanes)
-    size = images * made.blocks * math.prod(pixels) * lanes
-    temporaries.append((made.operand, size, wanted))
+    size = made.blocks * math.prod(pixels) * lanes
+    temporaries.append((made.operand, images * size, wanted))
+    apart = Images(gaps=(given.between, 0), count=images)
     if given.lanes == 1:
         move = Reblock(images, given.channels, math.prod(pixels), lanes)
-        (call,) = stored(nests.recipe(move), (dtype, wanted)).calls
-        calls.append(replace(call, operands=(given.operand, made.operand)))
+        moved = nests.recipe(move, apart)
     else:
-        calls.append(rounding(size, dtype, wanted, given.operand, made.operand))
+        moved = maps.recipe(copy(images, size), apart)
+    (call,) = stored(moved, (dtype, wanted)).calls
+    calls.append(replace(call, operands=(given.operand, made.operand)))
     return made
-
-
-def rounding(size: int, dtype: str, wanted: str, source: str, target: str) -> Call:
-    """The call that stores a multiple of 4 elements as another type."""
-    body = [
-        "at = int64(cuda.grid(1)) * 4",
-        "if at < size:",
-        *indent(1, ["a, b, c, d = load4(x, at)", "store4(y, at, a, b, c, d)"]),
-    ]
-    made = kernel("rounded", [("x", dtype), ("y", wanted)], ["size"], body, "y = x.", PLAIN)
-    return Call(made, (source, target), (size,), blocks(size // 4), size)

@@ -7,9 +7,9 @@ blocks of neighbouring positions, without gaps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from convdsl.kernels.cuda.frame import blocks, indent, kernel, over, used
+from convdsl.kernels.cuda.frame import NO_GAPS, Gaps, blocks, indent, kernel, over, used
 from convdsl.kernels.cuda.tiles import Tile
 from convdsl.ops.expressions import Expr, Symbol, bare, substitute
 from convdsl.ops.families import Epilogue, flat, operand
@@ -31,6 +31,8 @@ class Blocks:
     lanes: int
     bias: bool = False
     epilogue: Epilogue | None = None
+    gaps: Gaps = NO_GAPS
+    """What lies between images of the result and of the epilogue's operands."""
 
     @property
     def pointers(self) -> list[tuple[str, str]]:
@@ -46,7 +48,8 @@ class Blocks:
     def finished(self, totals: Sequence[str]) -> tuple[list[str], list[str]]:
         """Statements that load operands, and the values to store in neighbouring lanes.
 
-        They read ``image``, ``block``, ``pixel`` and ``lane``, and ``at`` in the result.
+        They read ``image``, ``block``, ``pixel`` and ``lane``, and ``at``, the place in the result
+        where nothing lies between images.
         """
         lines: list[str] = []
         names: list[list[str]] = []
@@ -58,8 +61,9 @@ class Blocks:
                 lines.append(f"{name} = b[min({filter}, last)]")
         for k, present in enumerate(self.epilogue.present if self.epilogue else (), 1):
             assert self.epilogue is not None
-            place = "at" if self.epilogue.whole[k - 1] else self._place(present)
-            if self.epilogue.whole[k - 1] or present[-1]:
+            whole = self.epilogue.whole[k - 1]
+            place = self.gaps.beyond(f"e{k}", "at", "image") if whole else self._place(present)
+            if whole or present[-1]:
                 names.append([f"e{k}_{q}" for q in range(width)])
                 lines.append(f"{', '.join(names[-1])} = load{width}(e{k}, {place})")
             else:
@@ -91,6 +95,7 @@ def stores(tile: Tile, result: Blocks, where: Sequence[str], partial: bool) -> l
     ``where`` are statements that find ``image`` and ``pixel``, the position in it, of ``row``. The
     group's results begin with block ``first_block`` and are ``columns`` lanes.
     """
+    result = replace(result, gaps=result.gaps.from_result())
     lanes = result.lanes
     pairs = range(tile.width // 8)
     lines = [
@@ -98,7 +103,7 @@ def stores(tile: Tile, result: Blocks, where: Sequence[str], partial: bool) -> l
         "first_column = column_start + warp_across + quarter * 2",
     ]
     for number in range(tile.height // 8):
-        inner = [*where, f"base = image * YB * YP * {lanes} + pixel * {lanes}"]
+        inner = [*where, f"base = image * apart + pixel * {lanes}"]
         for pair in pairs:
             # Sums are by fragments of 16×8, in each by rows g and g + 8.
             first = (number // 2 * len(pairs) + pair) * 4 + number % 2 * 2
@@ -143,18 +148,18 @@ def combine(
                 "image = quotient(plane, YB)",
                 "block = plane - image * YB",
                 *loads,
-                f"store4(y, at, {', '.join(values)})",
+                f"store4(y, {result.gaps.beyond('y', 'at', 'image')}, {', '.join(values)})",
             ],
         ),
     ]
     made = kernel(
         f"combine_blocks_of_{result.lanes}",
         [("partials", "float32"), *result.pointers, ("y", "float32")],
-        used(("size", "splits", "N", "YB", "YP", "last"), body),
+        used(("size", "splits", "N", "YB", "YP", "last", *result.gaps.sizes), body),
         body,
         f"y[N, YB, YP, {result.lanes}]: partial sums added up and finished.",
     )
-    named = {"size": size, "splits": splits, "last": last}
+    named = {"size": size, "splits": splits, "last": last, **result.gaps.sizes}
     named |= dict(zip(("N", "YB", "YP"), sizes, strict=True))
     given = tuple(named[name] for name in made.sizes)
     return Call(

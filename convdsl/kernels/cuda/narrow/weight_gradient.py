@@ -24,7 +24,7 @@ from convdsl.kernels.cuda.tiles import NARROW, Tile, choose, tiles_for
 from convdsl.kernels.cuda.weight_gradient import pixel_of, tap_of
 from convdsl.kernels.sizes import Sizes, sizes_of
 from convdsl.ops.families import Convolution
-from convdsl.plan.model import Call, Kernel, Recipe
+from convdsl.plan.model import CONTIGUOUS, Call, Images, Kernel, Recipe
 
 SIZES = (
     *gemm.SIZES,
@@ -39,7 +39,9 @@ def fits(family: Convolution) -> bool:
     return family.direction == "weight" and family.y_lanes > 1
 
 
-def recipe(family: Convolution, precision: str, dtypes: tuple[str, ...]) -> Recipe:
+def recipe(
+    family: Convolution, precision: str, dtypes: tuple[str, ...], images: Images = CONTIGUOUS
+) -> Recipe:
     """One product, and a sum of its parts where it is split."""
     calls: list[Call] = []
     temporaries: Temporaries = []
@@ -47,8 +49,8 @@ def recipe(family: Convolution, precision: str, dtypes: tuple[str, ...]) -> Reci
     maps = [
         in_blocks(given, dtype, family.batch, pixels, precision, calls, temporaries)
         for given, dtype, pixels in (
-            (FeatureMap("in0", family.channels, family.x_lanes), dtypes[0], g.input),
-            (FeatureMap("in1", family.filters, family.y_lanes), dtypes[1], g.output),
+            (FeatureMap("in0", family.channels, family.x_lanes, images.gap(0)), dtypes[0], g.input),
+            (FeatureMap("in1", family.filters, family.y_lanes, images.gap(1)), dtypes[1], g.output),
         )
     ]
     reason = _Plan(family, precision, *maps).add(calls, temporaries)
@@ -110,8 +112,8 @@ class _Plan:
             "rows": groups.filters,
             "size": size,
             "C": groups.channels,
-            "XB": self.x.blocks,
-            "YB": self.dy.blocks,
+            "XB": self.x.blocks_apart(s.inputs),
+            "YB": self.dy.blocks_apart(s.outputs),
             "GX": self.blocks,
             "GY": -(-groups.filters // self.dy.lanes),
             "P": s.outputs,
