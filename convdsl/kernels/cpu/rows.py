@@ -95,7 +95,7 @@ def row_of(family: Convolution, lanes: int, registers: int, step: int = 1) -> Ro
         sums = min(-(-LATENCY // (pixels * vectors)), s.KW, (held - 1) // pixels)
         columns = min(s.KW, held - pixels * sums)
         rows.append(Row(pixels, vectors, paired, sums, columns, met))
-    if not rows:
+    if not rows or not met:  # too long, or with windows all around x
         return None
 
     def cost(row: Row) -> float:
