@@ -21,6 +21,8 @@ IMAGES = ("B", "XB", "YB")
 LIMITS = ("low_z", "low_y", "low_x", "high_z", "high_y", "high_x")
 UNROLLED = 27
 """Elements up to which a window is written out; a larger one is a loop."""
+SUMMED = 16
+"""Elements of a row that a mean adds up before it adds the sum to the others."""
 
 Window = tuple[int, int, int]
 
@@ -173,11 +175,25 @@ def _looped(mode: str, lanes: int) -> list[str]:
         "    for ky in range(first_y, last_y):",
         "        row = (plane * D + z + kz * DD) * H + y0 + ky * DH",
         f"        at = (row * W + x0 + first_x * DW) * {lanes}",
-        "        for kx in range(first_x, last_x):",
-        "            value = load(x, at)",
-        *_indent(3, _taken(mode, "(kz * KH + ky) * KW + kx")),
-        f"            at += DW * {lanes}",
     ]
+    step = [
+        "    value = load(x, at)",
+        *_indent(1, _taken(mode, "(kz * KH + ky) * KW + kx")),
+        f"    at += DW * {lanes}",
+    ]
+    if mode == "mean":
+        # Sums of sums round less, where a window is the whole input.
+        step = [
+            f"for start in range(first_x, last_x, {SUMMED}):",
+            "    before = total",
+            "    total = zero()",
+            f"    for kx in range(start, min(start + {SUMMED}, last_x)):",
+            *_indent(1, step),
+            "    total = before + total",
+        ]
+    else:
+        step = ["for kx in range(first_x, last_x):", *step]
+    lines += _indent(2, step)
     if mode == "mean":
         lines += _counts({"z": "z", "y": "y0", "x": "x0"})
         lines.append("total = total / float32(count_z * count_y * count_x)")
