@@ -51,9 +51,6 @@ TRAINING_BATCH = 16
 OURS = "convdsl"
 TOLERANCE = 1e-3
 """The largest relative difference between results that count as the same."""
-LOSS_TOLERANCE = 5e-3
-"""The same of losses after a step: with ResNet-50's 53 batch norms rounding grows to 1e-3 in it,
-between torch's two memory formats as well."""
 PAUSE = 0.05
 """Seconds between two competitors: the threads of OpenMP, which are torch's, wait for more work
 with a core each for some 10 ms after the last."""
@@ -297,7 +294,7 @@ def training_row(name: str, batch: int, args: argparse.Namespace) -> dict[str, A
         "network": name,
         "batch": batch,
         **row,
-        **agreement({} if random else found, LOSS_TOLERANCE),
+        **agreement({} if random else found),
     }
 
 
@@ -313,9 +310,9 @@ def compete(calls: Mapping[str, Call], macs: int, args: argparse.Namespace) -> d
     }
 
 
-def agreement(differences: Mapping[str, float], tolerance: float = TOLERANCE) -> dict[str, Any]:
+def agreement(differences: Mapping[str, float]) -> dict[str, Any]:
     others = {name: d for name, d in differences.items() if name != OURS}
-    differing = [name for name, d in others.items() if not d <= tolerance]
+    differing = [name for name, d in others.items() if not d <= TOLERANCE]
     return {"differences": others, "differing": differing, "agrees": not differing}
 
 

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from convdsl.kernels.cpu import lanewise, rows
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.tiles import NEAR, Ahead, Tile, ahead_of, tile_of
+from convdsl.kernels.cpu.tiles import LINE, NEAR, Ahead, Tile, ahead_of, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import Part, has_parts, parts_of, turned
 from convdsl.kernels.sizes import Sizes, sizes_of, triple
 from convdsl.ops.families import Convolution, Geometry
 from convdsl.plan.model import RESULT, Call, Images, Kernel, Recipe
 
-LINE = 16
-"""Elements of a line of the cache."""
 SUMMED = 512
 """Products that an exact sum adds up at a time."""
 SPARSE = 8

@@ -158,6 +158,24 @@ def _inside(size: int, results: int, window: int, stride: int, before: int, apar
     return sum(0 <= at < size for at in met)
 
 
+def rows_inside(block: str, channels: int) -> list[str]:
+    """The loops over the window's rows that are inside x, for results (oz, oy) of image n.
+
+    What follows stands two levels deeper; ``at`` is where the row begins in that block of channels.
+    """
+    return [
+        "for kz in range(KD):",
+        "    iz = oz * SD + kz * DD - PD",
+        "    if iz < 0 or iz >= D:",
+        "        continue",
+        "    for ky in range(KH):",
+        "        iy = oy * SH + ky * DH - PH",
+        "        if iy < 0 or iy >= H:",
+        "            continue",
+        f"        at = (((n * XB + {block}) * D + iz) * H + iy) * W * {channels}",
+    ]
+
+
 def statements(row: Row, family: Convolution, ahead: Ahead) -> list[str]:
     """Statements that sum up a row of results, into s0_0, s0_1, … by pixels and vectors.
 
@@ -197,15 +215,7 @@ def statements(row: Row, family: Convolution, ahead: Ahead) -> list[str]:
         "for cb in range(CB):",
         f"    here = min({channels}, C - cb * {channels})" if channels > 1 else "    here = 1",
         f"    apart = here * {block}",
-        "    for kz in range(KD):",
-        "        iz = oz * SD + kz * DD - PD",
-        "        if iz < 0 or iz >= D:",
-        "            continue",
-        "        for ky in range(KH):",
-        "            iy = oy * SH + ky * DH - PH",
-        "            if iy < 0 or iy >= H:",
-        "                continue",
-        f"            at = (((n * XB + cb) * D + iz) * H + iy) * W * {channels}",
+        *(INDENT + line for line in rows_inside("cb", channels)),
         f"            {start} = (tile * C + cb * {channels}) * KD * KH * KW * {block}",
         f"            {start} += (kz * KH + ky) * KW * apart",
         *(INDENT * 3 + line for line in inner),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 LATENCY = 8
 """Multiply-adds that must be under way for one to finish every half cycle."""
+LINE = 16
+"""Elements of a line of the cache."""
 NEAR = 1 << 18
 """Bytes of input that one unit of work may sweep: they stay in the second-level cache."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.padding import pad_call
-from convdsl.kernels.cpu.rows import WIDEST, WORTH, Column, met_by
+from convdsl.kernels.cpu.rows import WIDEST, WORTH, Column, met_by, rows_inside
 from convdsl.kernels.cpu.tiles import LATENCY, NEAR
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.sizes import sizes_of
@@ -182,15 +182,7 @@ def _row_kernel(row: _Row, family: Convolution) -> Kernel:
         "            oy = row % OH",
         f"            place = ((n * YB + tile) * OD * OH + row) * OW * {lanes}",
         *_indent(3, [f"dy{p} = load(dy, place + {p * wide})" for p in range(row.pixels)]),
-        "            for kz in range(KD):",
-        "                iz = oz * SD + kz * DD - PD",
-        "                if iz < 0 or iz >= D:",
-        "                    continue",
-        "                for ky in range(KH):",
-        "                    iy = oy * SH + ky * DH - PH",
-        "                    if iy < 0 or iy >= H:",
-        "                        continue",
-        f"                    at = (((n * XB + xb) * D + iz) * H + iy) * W * {channels}",
+        *_indent(3, rows_inside("xb", channels)),
         f"                    k = first + (kz * KH + ky) * {s.KW * wide}",
         "                    for c in range(at, at + here):",
         *_indent(6, step),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from convdsl.kernels.cpu import lanewise
 from convdsl.kernels.cpu.frame import kernel
 from convdsl.kernels.cpu.rows import row_of, time_of
-from convdsl.kernels.cpu.tiles import Ahead, Tile, ahead_of, tile_of
+from convdsl.kernels.cpu.tiles import LINE, Ahead, Tile, ahead_of, tile_of
 from convdsl.kernels.nests import INDENT
 from convdsl.kernels.parts import as_forward
 from convdsl.kernels.sizes import sizes_of
@@ -33,8 +33,6 @@ STREAM = 5
 """Bytes that come from memory in the time of a vector's multiply-add, for all threads together."""
 HELD = 1 << 20
 """Bytes of weights that stay in a cache from one call to the next."""
-LINE = 16
-"""Elements of a cache line."""
 DIRECT = 1.2
 """Such times that a multiply-add takes in a direct sum, which waits now and then."""
 MOVED = 6
@@ -128,7 +126,6 @@ def recipe(family: Convolution, images: Images, form: Form, registers: int, thre
     plane = _apart(channel_blocks * held * family.x_lanes)
     sheet = _apart(held * wide)
     scratch = points * (plane + sheet + lanes)
-    scratch = -(-scratch // 16) * 16
     count = 2 + family.bias + (len(family.epilogue.present) if family.epilogue else 0)
     groups = -(-division.tiles // division.group)
     ahead = ahead_of(tile.vectors, lanes, held // tile.pixels)
