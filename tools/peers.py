@@ -228,8 +228,9 @@ def told(row: Mapping[str, Any]) -> Iterable[str]:
     for name, seconds in row["seconds"].items():
         yield f"{name} {duration(seconds)}"
     yield f"ratio {ratio_text(row['ratio'])}"
-    for name in row["differing"]:
-        yield f"{name} DIFFERS by {row['differences'][name]:.1g}"
+    for name, error in row["differences"].items():
+        if error > TOLERANCE:
+            yield f"{name} DIFFERS by {error:.1g}"
 
 
 def arrays_of(graph: Any, program: Any, batch: int) -> dict[str, Array]:
@@ -290,12 +291,7 @@ def training_row(name: str, batch: int, args: argparse.Namespace) -> dict[str, A
     calls = {n: partial(s, 0.0) for n, s in steps.items()}
     found = {n: difference(loss, losses[OURS]) for n, loss in losses.items()}
     row = compete(calls, benchmark.macs(graph, batch, train=True), args)
-    return {
-        "network": name,
-        "batch": batch,
-        **row,
-        **agreement({} if random else found),
-    }
+    return {"network": name, "batch": batch, **row, **agreement({} if random else found)}
 
 
 def compete(calls: Mapping[str, Call], macs: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -312,8 +308,7 @@ def compete(calls: Mapping[str, Call], macs: int, args: argparse.Namespace) -> d
 
 def agreement(differences: Mapping[str, float]) -> dict[str, Any]:
     others = {name: d for name, d in differences.items() if name != OURS}
-    differing = [name for name, d in others.items() if not d <= TOLERANCE]
-    return {"differences": others, "differing": differing, "agrees": not differing}
+    return {"differences": others, "agrees": all(d <= TOLERANCE for d in others.values())}
 
 
 def ratio(seconds: Mapping[str, float]) -> float | None:
